@@ -1,0 +1,1 @@
+"""Sentinel: a forecasting sidecar for Prometheus."""

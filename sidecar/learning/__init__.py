@@ -1,0 +1,1 @@
+"""Residuals and drift, schedule, workers, promotion gate, version store."""

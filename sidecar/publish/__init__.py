@@ -1,0 +1,1 @@
+"""What of a forecast goes where: samples due, exposition, future paths."""

@@ -1,0 +1,1 @@
+"""Speaking with Prometheus: HTTP, reading, writing, the spool, backoff."""

@@ -1,0 +1,1 @@
+"""The aiohttp application: metrics, health, status, query API, remote-read server, push."""
