@@ -3,13 +3,13 @@
 ::
 
     SidecarError
-    ├── ConfigError      the operator must edit a file       all problems at once, each with its path
-    ├── DataError        these series cannot be forecast     a reason code; the others go on
+    ├── ConfigError      the operator must edit a file      all problems at once, each with its path
+    ├── DataError        these series cannot be forecast    a reason code; the others go on
     ├── RemoteError      the other end of remote read or write
-    │   ├── Unavailable  the same request may succeed later  retried; carries retry_after_s
-    │   └── Rejected     the same request will always fail   never retried, counted by reason
-    ├── WireError        bytes are not what they claim       a reply: read again; a push: answered 400
-    └── StoreError       a saved state is unreadable         warned about, set aside, refitted
+    │   ├── Unavailable  the same request may succeed later retried; carries retry_after_s
+    │   └── Rejected     the same request will always fail  never retried, counted by reason
+    ├── WireError        bytes are not what they claim      a reply: read again; a push: a 400
+    └── StoreError       a saved state is unreadable        warned about, set aside, refitted
 """
 
 from collections.abc import Sequence
