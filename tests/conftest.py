@@ -1,0 +1,37 @@
+"""Fixtures for the whole suite."""
+
+import pytest
+
+from tests.prometheus import PrometheusBinary, prometheus_binaries, victoria_metrics_binary
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that asks for ``prometheus_binary`` once for each that is there."""
+    if "prometheus_binary" in metafunc.fixturenames:
+        binaries = prometheus_binaries()
+        metafunc.parametrize(
+            "prometheus_binary", binaries or [None], ids=str, indirect=True, scope="session"
+        )
+
+
+@pytest.fixture(scope="session")
+def prometheus_binary(request: pytest.FixtureRequest) -> PrometheusBinary:
+    """Each Prometheus in turn: the one on the path, and those in SENTINEL_TEST_PROMETHEUS."""
+    if not isinstance(request.param, PrometheusBinary):
+        pytest.fail("no prometheus on the path: run tests/run, or apt-get install prometheus")
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def newest_prometheus() -> PrometheusBinary:
+    """One Prometheus, where one is enough."""
+    if not prometheus_binaries():
+        pytest.fail("no prometheus on the path: run tests/run, or apt-get install prometheus")
+    return prometheus_binaries()[-1]
+
+
+@pytest.fixture(scope="session")
+def has_victoria_metrics() -> None:
+    """Ask for it with ``usefixtures`` where a test needs VictoriaMetrics."""
+    if victoria_metrics_binary() is None:
+        pytest.fail("no victoria-metrics on the path: run tests/run, or install it with apt-get")
