@@ -1,0 +1,405 @@
+"""The types of single settings: what each accepts, and what it says when it does not.
+
+Every check here raises ``BadValue`` with the whole message an operator reads after the path:
+what was found, and what to write instead.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, Final, Literal, TypeAlias
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
+
+from croniter import croniter
+from croniter.croniter import CroniterBadDateError
+from pydantic import PlainValidator
+
+from sidecar.config.matchers import LABEL_NAME, parse_matcher
+from sidecar.config.model_choice import check_model, check_model_class
+from sidecar.duration import parse_duration_ms
+from sidecar.names import METRIC_NAME, is_own_output
+from sidecar.series import Matcher
+
+_METRIC_NAME: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+_MULTIPLE: Final = re.compile(r"(?P<number>[0-9.eE+-]+)\s*(?P<unit>x|%|)")
+_HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+# What the protocols of remote read and write fix, in small letters.
+_RESERVED_HEADERS: Final = frozenset(
+    (
+        "accept-encoding",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "host",
+        "transfer-encoding",
+        "x-prometheus-remote-read-version",
+        "x-prometheus-remote-write-version",
+    )
+)
+# Any instant does: a schedule that cannot fire is one that never does. 2024 is a leap year.
+_CRON_START: Final = datetime(2024, 1, 1, tzinfo=UTC)
+_CRON_ALIASES: Final = (
+    "@hourly",
+    "@daily",
+    "@midnight",
+    "@weekly",
+    "@monthly",
+    "@yearly",
+    "@annually",
+)
+
+
+class BadValue(ValueError):
+    """A setting cannot be what was written; the message stands after the path."""
+
+
+class DriftUnit(StrEnum):
+    """What a drift threshold is measured in."""
+
+    MULTIPLE = "x"  # of the model's own validation MAE
+    PERCENT = "%"  # of the series' mean absolute level
+    ABSOLUTE = ""  # MAE in the series' own unit
+
+
+@dataclass(frozen=True, slots=True)
+class DriftThreshold:
+    """A rolling MAE above which something is done.
+
+    Attributes:
+        number: 1.5 for ``"1.5x"``, 10.0 for ``"10%"``, 0.3 for ``0.3``.
+    """
+
+    number: float
+    unit: DriftUnit
+
+    def mae(self, validation_mae: float, level: float) -> float:
+        """The threshold as an MAE for a series of this validation MAE and mean absolute level.
+
+        >>> parse_drift_threshold("10%").mae(validation_mae=3.0, level=50.0)
+        5.0
+        """
+        scale = {
+            DriftUnit.MULTIPLE: validation_mae,
+            DriftUnit.PERCENT: level / 100,
+            DriftUnit.ABSOLUTE: 1.0,
+        }
+        return self.number * scale[self.unit]
+
+    def __str__(self) -> str:
+        return f"{self.number:g}{self.unit.value}"
+
+
+def parse_drift_threshold(value: str | float) -> DriftThreshold:
+    """A threshold as configured: ``"1.5x"``, ``"10%"`` or a bare number.
+
+    Raises:
+        BadValue: not one of these, or not above zero.
+    """
+    found = _MULTIPLE.fullmatch(str(value).strip()) if not isinstance(value, bool) else None
+    number = _number(found["number"]) if found else math.nan
+    if found is None or not 0 < number < math.inf:
+        raise BadValue(
+            f"{value!r} is not a drift threshold: write a multiple of the validation error such "
+            "as '1.5x', a share of the level such as '10%', or an absolute error above 0"
+        )
+    return DriftThreshold(number, DriftUnit(found["unit"]))
+
+
+def _threshold(value: str | float) -> str | float:
+    parse_drift_threshold(value)
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _duration(value: object) -> str:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise BadValue(f"{value!r} has no unit: write it as a duration such as '{value:g}s'")
+    if not isinstance(value, str):
+        raise BadValue(f"{value!r} is not a duration: write text such as '1h30m' or '15s'")
+    if re.fullmatch(r"[0-9]+", value) and value != "0":
+        raise BadValue(f"{value!r} has no unit: write it as a duration such as '{value}s'")
+    parse_duration_ms(value)
+    return value
+
+
+def _positive_duration(value: object) -> str:
+    text = _duration(value)
+    if parse_duration_ms(text) == 0:
+        raise BadValue(f"{text!r} is no time at all: write a duration above 0 such as '1m'")
+    return text
+
+
+def _seconds(value: object) -> str | float:
+    """A duration, or a bare number of seconds as users of sentinel-mlops write it."""
+    if isinstance(value, bool):
+        raise BadValue(f"{value!r} is not a duration: write text such as '10s'")
+    number = _number(value) if isinstance(value, str) else value
+    if isinstance(number, int | float) and not math.isnan(number):
+        if not 0 < number <= 3600:
+            raise BadValue(f"{value!r} is out of range: write seconds above 0, at most 3600")
+        return number
+    return _positive_duration(value)
+
+
+def seconds_of(value: str | float) -> float:
+    """Seconds of a checked ``Seconds`` value."""
+    return parse_duration_ms(value) / 1000 if isinstance(value, str) else float(value)
+
+
+def _cron(value: object) -> str:
+    if not isinstance(value, str):
+        raise BadValue(f"{value!r} is not a cron schedule: write text such as '0 */6 * * *'")
+    text = value.strip()
+    if text.startswith("@"):
+        if text not in _CRON_ALIASES:
+            raise BadValue(f"{value!r} is not a cron schedule: use {', '.join(_CRON_ALIASES)}")
+        return text
+    if len(text.split()) != 5:
+        raise BadValue(
+            f"{value!r} has {len(text.split())} fields: a cron schedule has five, minute hour "
+            "day-of-month month day-of-week, such as '0 */6 * * *'"
+        )
+    try:
+        schedule = croniter(text, _CRON_START)
+    except (ValueError, KeyError) as error:
+        raise BadValue(
+            f"{value!r} is not a cron schedule ({error}): write minute hour day-of-month month "
+            "day-of-week, such as '0 */6 * * *'"
+        ) from None
+    try:
+        schedule.get_next(datetime)
+    except CroniterBadDateError:
+        raise BadValue(
+            f"{value!r} never fires, no such day exists: write a schedule such as '0 0 28 2 *'"
+        ) from None
+    return text
+
+
+def check_url(value: object) -> str:
+    """An absolute http or https URL without credentials in it."""
+    if not isinstance(value, str):
+        raise BadValue(f"{value!r} is not a URL: write text such as 'http://localhost:9090'")
+    try:
+        parts = urlsplit(value)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise BadValue(f"{_without_userinfo(value)!r} is not a URL: {error}") from None
+    if "@" in parts.netloc:
+        raise BadValue(
+            f"{_without_userinfo(value)!r} carries credentials: take them out and write them "
+            "under 'basic_auth' of remote_read and remote_write"
+        )
+    if parts.scheme not in ("http", "https") or not host:
+        raise BadValue(
+            f"{value!r} is not a URL of a server: write one such as 'http://localhost:9090'"
+        )
+    if parts.fragment or any(c.isspace() or ord(c) < 32 for c in value):
+        raise BadValue(f"{value!r} has blanks or a '#' in it: write the bare URL")
+    return value
+
+
+def _without_userinfo(url: str) -> str:
+    """The URL with everything before the last @ of its authority masked."""
+    return re.sub(r"//[^/?#]*@", "//<secret>@", url)
+
+
+def _metric(value: object) -> str:
+    if not isinstance(value, str):
+        raise BadValue(f"{value!r} is not a metric's name: write text such as 'up'")
+    if "{" in value:
+        name = value.partition("{")[0]
+        raise BadValue(
+            f"{value!r} is a selector: write metric: {name or '...'} and put the conditions "
+            "under 'labels' or 'matchers'"
+        )
+    if "(" in value:
+        raise BadValue(
+            f"{value!r} is an expression, and metric takes one name: record it with a recording "
+            "rule and name the recorded series here"
+        )
+    if value and not _METRIC_NAME.fullmatch(value):
+        raise BadValue(
+            f"{value!r} is not a metric's name: letters, digits, '_' and ':' only, not starting "
+            "with a digit"
+        )
+    if is_own_output(value):
+        raise BadValue(
+            f"{value!r} is what Sentinel writes itself, which is never a source: name the metric "
+            "it was made from"
+        )
+    return value
+
+
+def _output_name(value: object) -> str:
+    if not isinstance(value, str) or not _METRIC_NAME.fullmatch(value):
+        raise BadValue(
+            f"{value!r} is not a metric's name: letters, digits, '_' and ':' only, not starting "
+            "with a digit"
+        )
+    return value
+
+
+def _labels(value: object) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        raise BadValue(f"{value!r} is not a mapping: write label names and values, {{job: api}}")
+    for name, text in value.items():
+        if name == METRIC_NAME:
+            raise BadValue(f"{name!r} is the metric's name: write it under 'metric'")
+        if not isinstance(name, str) or not LABEL_NAME.fullmatch(name):
+            raise BadValue(f"{name!r} is not a label's name: letters, digits and '_' only")
+        if not isinstance(text, str):
+            raise BadValue(f"{name} has the value {text!r}: a label's value is text, quote it")
+        if text.startswith(("=~", "!~", "!=")):
+            raise BadValue(
+                f"{name} has the value {text!r}: labels are compared for equality; write "
+                f"matchers: ['{name}{text[:2]}\"{text[2:]}\"'] instead"
+            )
+    return dict(value)
+
+
+def _matchers(value: object) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise BadValue(f"{value!r} is not a list: write matchers as ['job=~\"api.*\"']")
+    for one in value:
+        parse_matcher(str(one))
+    return tuple(str(one) for one in value)
+
+
+def parse_matchers(texts: Sequence[str]) -> tuple[Matcher, ...]:
+    """Checked texts as matchers."""
+    return tuple(parse_matcher(text) for text in texts)
+
+
+def check_steps(value: object) -> Literal["auto"] | tuple[int, ...]:
+    """The published leads: ``auto``, or whole numbers from 1, sorted."""
+    if value == "auto":
+        return "auto"
+    steps = value if isinstance(value, Sequence) and not isinstance(value, str) else None
+    numbers = [_whole(one) for one in steps] if steps is not None else []
+    if not numbers or any(one is None or one < 1 for one in numbers):
+        raise BadValue(
+            f"{value!r} is not a list of steps: write 'auto', or whole numbers from 1 up to "
+            "horizon / granularity, such as [1, 5]"
+        )
+    return tuple(sorted({one for one in numbers if one is not None}))
+
+
+def _whole(value: object) -> int | None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    return int(value) if isinstance(value, str) and re.fullmatch(r"[0-9]+", value) else None
+
+
+def _granularity(value: object) -> str:
+    text = _positive_duration(value)
+    if parse_duration_ms(text) < 1000:
+        raise BadValue(f"{text!r} is too fine: write '1s' or more")
+    return text
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise BadValue(f"{value!r} is not text: put it in quotes")
+    return value
+
+
+def _secret(value: object) -> str:
+    if not isinstance(value, str) or not value or "\n" in value or "\r" in value:
+        raise BadValue("is a secret that is empty or not one line of text: put it in quotes")
+    return value
+
+
+def _headers(value: object) -> dict[str, str]:
+    """Header names and values; values may be secrets and are never shown."""
+    if not isinstance(value, Mapping):
+        raise BadValue("is not a mapping: write header names and values, {X-Scope-OrgID: team}")
+    for name, text in value.items():
+        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
+            raise BadValue(f"{name!r} is not a header's name: letters, digits and '-'")
+        if name.lower() in _RESERVED_HEADERS:
+            raise BadValue(f"{name!r} belongs to the protocol and cannot be set: take it out")
+        if not isinstance(text, str) or any(ord(c) < 32 or ord(c) == 127 for c in text):
+            raise BadValue(f"{name!r} has a value that is not one line of text: put it in quotes")
+    return dict(value)
+
+
+def _auto_or_bool(value: object) -> Literal["auto"] | bool:
+    text = str(value).lower()
+    if text == "auto":
+        return "auto"
+    if text not in ("true", "false"):
+        raise BadValue(f"{value!r} is not known: write 'auto', true or false")
+    return text == "true"
+
+
+def _transform(value: object) -> str:
+    if value not in ("auto", "none", "rate", "delta"):
+        raise BadValue(f"{value!r} is not a transform: write 'auto', 'none', 'rate' or 'delta'")
+    return str(value)
+
+
+def _params(value: object) -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise BadValue(f"{value!r} is not a mapping: write settings of the model by name")
+    return dict(value)
+
+
+def _timezone(value: object) -> str:
+    try:
+        ZoneInfo(str(value))
+    except (KeyError, ValueError, OSError):
+        raise BadValue(
+            f"{value!r} is not a time zone: write a name of the IANA database such as "
+            "'Europe/Berlin', or 'UTC'"
+        ) from None
+    return str(value)
+
+
+def _path(value: object) -> str:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise BadValue(f"{value!r} is not a path: write text such as './sentinel_artifacts'")
+    return value
+
+
+def _host(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9A-Za-z.:_-]+", value):
+        raise BadValue(f"{value!r} is not an address to listen on: '127.0.0.1' or '0.0.0.0'")
+    return value
+
+
+Duration: TypeAlias = Annotated[str, PlainValidator(_positive_duration)]
+ZeroOrDuration: TypeAlias = Annotated[str, PlainValidator(_duration)]
+Seconds: TypeAlias = Annotated[str | float, PlainValidator(_seconds)]
+Granularity: TypeAlias = Annotated[str, PlainValidator(_granularity)]
+Cron: TypeAlias = Annotated[str, PlainValidator(_cron)]
+Url: TypeAlias = Annotated[str, PlainValidator(check_url)]
+MetricName: TypeAlias = Annotated[str, PlainValidator(_metric)]
+OutputName: TypeAlias = Annotated[str, PlainValidator(_output_name)]
+Labels: TypeAlias = Annotated[Mapping[str, str], PlainValidator(_labels)]
+Matchers: TypeAlias = Annotated[Sequence[str], PlainValidator(_matchers)]
+Steps: TypeAlias = Annotated[Literal["auto"] | Sequence[int], PlainValidator(check_steps)]
+Threshold: TypeAlias = Annotated[str | float, PlainValidator(_threshold)]
+TimeZone: TypeAlias = Annotated[str, PlainValidator(_timezone)]
+PathText: TypeAlias = Annotated[str, PlainValidator(_path)]
+Host: TypeAlias = Annotated[str, PlainValidator(_host)]
+Params: TypeAlias = Annotated[Mapping[str, Any], PlainValidator(_params)]
+Text: TypeAlias = Annotated[str, PlainValidator(_text)]
+SecretText: TypeAlias = Annotated[str, PlainValidator(_secret)]
+Headers: TypeAlias = Annotated[Mapping[str, str], PlainValidator(_headers)]
+AutoOrBool: TypeAlias = Annotated[Literal["auto"] | bool, PlainValidator(_auto_or_bool)]
+Transform: TypeAlias = Annotated[
+    Literal["auto", "none", "rate", "delta"], PlainValidator(_transform)
+]
+ModelName: TypeAlias = Annotated[str, PlainValidator(check_model)]
+ModelClass: TypeAlias = Annotated[str | type[Any], PlainValidator(check_model_class)]
