@@ -79,4 +79,89 @@ class SelfMetric(NamedTuple):
     labels: tuple[str, ...] = ()
 
 
-SELF_PREFIX: Final = "sentinel_"
+SELF_METRICS: Final = (
+    SelfMetric(
+        "sentinel_build_info", "gauge", "Always 1; which build runs.", ("version", "python")
+    ),
+    SelfMetric("sentinel_ready", "gauge", "1 once a source answered and a model serves."),
+    SelfMetric("sentinel_watches", "gauge", "Configured watches."),
+    SelfMetric("sentinel_series", "gauge", "Watched series by state.", ("state",)),
+    SelfMetric(
+        "sentinel_no_prediction",
+        "gauge",
+        "Series without a fresh prediction, by reason.",
+        ("reason",),
+    ),
+    SelfMetric("sentinel_cycles_total", "counter", "Cycles run, by result.", ("result",)),
+    SelfMetric("sentinel_cycle_duration_seconds", "histogram", "Wall time of a watch's cycle."),
+    SelfMetric(
+        "sentinel_cycle_last_success_timestamp_seconds", "gauge", "When a cycle last succeeded."
+    ),
+    SelfMetric(
+        "sentinel_replayed_instants_total", "counter", "Instants caught up with after a pause."
+    ),
+    SelfMetric(
+        "sentinel_forecasts_total", "counter", "Forecasts made, one per series and instant."
+    ),
+    SelfMetric(
+        "sentinel_trainings_total",
+        "counter",
+        "Fits of series by model, what asked for them, and how they ended.",
+        ("model", "trigger", "result"),
+    ),
+    SelfMetric("sentinel_training_duration_seconds", "histogram", "Wall time of a batch of fits."),
+    SelfMetric("sentinel_training_queue_length", "gauge", "Batches of fits waiting or running."),
+    SelfMetric("sentinel_worker_restarts_total", "counter", "Worker processes replaced."),
+    SelfMetric(
+        "sentinel_remote_read_requests_total", "counter", "Remote read requests.", ("result",)
+    ),
+    SelfMetric("sentinel_remote_read_samples_total", "counter", "Samples read."),
+    SelfMetric("sentinel_remote_read_bytes_total", "counter", "Bytes of replies read."),
+    SelfMetric(
+        "sentinel_remote_write_samples_enqueued_total", "counter", "Samples accepted for delivery."
+    ),
+    SelfMetric(
+        "sentinel_remote_write_samples_sent_total", "counter", "Samples the receiver acknowledged."
+    ),
+    SelfMetric(
+        "sentinel_remote_write_samples_dropped_total",
+        "counter",
+        "Accepted samples given up, by reason.",
+        ("reason",),
+    ),
+    SelfMetric("sentinel_remote_write_samples_pending", "gauge", "Samples waiting in the spool."),
+    SelfMetric(
+        "sentinel_remote_write_samples_refused_total",
+        "counter",
+        "Samples not accepted for delivery, by reason.",
+        ("reason",),
+    ),
+    SelfMetric(
+        "sentinel_remote_write_requests_total",
+        "counter",
+        "Remote write requests by the class of the answer.",
+        ("code",),
+    ),
+    SelfMetric(
+        "sentinel_remote_write_highest_sent_timestamp_seconds",
+        "gauge",
+        "Newest timestamp the receiver acknowledged.",
+    ),
+    SelfMetric(
+        "sentinel_remote_write_held", "gauge", "1 while writes are held back; the log says why."
+    ),
+    SelfMetric(
+        "sentinel_remote_write_clock_skew_seconds",
+        "gauge",
+        "The receiver's clock less our own; above 60 s writes are held.",
+    ),
+    SelfMetric("sentinel_event_loop_lag_seconds", "gauge", "Worst lateness of a timer in 10 s."),
+    SelfMetric(
+        "sentinel_exposition_series", "gauge", "Prediction gauges on this page when not limited."
+    ),
+    SelfMetric(
+        "sentinel_exposition_limited",
+        "gauge",
+        "1 while predictions are left out of this page: more than publish.exposition_max_series.",
+    ),
+)
