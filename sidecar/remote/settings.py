@@ -8,7 +8,6 @@ restart; nothing is read when the settings are built.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
@@ -34,7 +33,6 @@ RESERVED_HEADERS: Final = frozenset(
 )
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_EMPTY: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class Secret:
@@ -158,7 +156,7 @@ class HttpSettings:
 
     url: str = field(repr=False)
     timeout_s: float = 30.0
-    headers: Mapping[str, str] = field(default=_EMPTY, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     http_headers: Mapping[str, HeaderValues] = field(default_factory=dict)
     basic_auth: BasicAuth | None = None
     authorization: Authorization | None = None
