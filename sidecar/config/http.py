@@ -2,28 +2,38 @@
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, field
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
 from sidecar.config import values
 from sidecar.config.messages import Section, section
+from sidecar.config.values import HeaderLines, SecretLines
 from sidecar.errors import Problem
+from sidecar.remote import settings
+from sidecar.remote.settings import HttpSettings, Secret
 
-_NOT_SERVED: Final = "is a key of Prometheus that this version does not use: take it out"
-_OTHER_KEYS: Final = frozenset(
+TlsVersion: TypeAlias = Literal["TLS10", "TLS11", "TLS12", "TLS13"]
+# Keys of Prometheus' remote_read, remote_write and http_config that nothing here reads.
+_NOT_USED: Final = frozenset(
     (
-        *("azuread", "enable_http2", "filter_external_labels", "follow_redirects", "http_headers"),
-        *("metadata_config", "name", "no_proxy", "oauth2", "protobuf_message"),
-        *("proxy_connect_header", "proxy_from_environment", "queue_config", "read_recent"),
-        *("required_matchers", "send_exemplars", "send_native_histograms", "sigv4"),
-        *("write_relabel_configs",),
+        *("azuread", "enable_http2", "filter_external_labels", "google_iam", "metadata_config"),
+        *("name", "oauth2", "protobuf_message", "proxy_connect_header", "queue_config"),
+        *("read_recent", "required_matchers", "round_robin_dns", "send_exemplars"),
+        *("send_native_histograms", "sigv4", "write_relabel_configs"),
     )
 )
 
 
-def _both(given: Mapping[str, Any], one: str, other: str) -> list[Problem]:
-    if given.get(one) is None or given.get(other) is None:
-        return []
-    return [Problem(other, f"is given beside {one!r}, and only one can hold: take one out")]
+def _both(given: Mapping[str, Any], *names: str) -> list[Problem]:
+    """A problem for each setting that stands beside an earlier one of ``names``."""
+    present = [name for name in names if given.get(name) not in (None, "", {}, False)]
+    return [
+        Problem(name, f"is given beside {present[0]!r}, and only one can hold: take one out")
+        for name in present[1:]
+    ]
+
+
+def _secret(value: Secret | str | None) -> Secret | None:
+    return Secret(value) if isinstance(value, str) else value
 
 
 @section
@@ -44,13 +54,21 @@ class BasicAuth(Section):
             problems.append(Problem("", "has no user: write 'username' or 'username_file'"))
         return problems
 
+    def settings(self) -> settings.BasicAuth:
+        return settings.BasicAuth(
+            username=self.username or "",
+            password=_secret(self.password),
+            username_file=self.username_file or "",
+            password_file=self.password_file or "",
+        )
+
 
 @section
 class Authorization(Section):
     """The Authorization header: a type and what follows it."""
 
     _: KW_ONLY
-    type: values.Text = "Bearer"
+    type: values.Token = "Bearer"
     credentials: values.SecretText | None = field(default=None, repr=False)
     credentials_file: values.PathText | None = None
 
@@ -60,36 +78,76 @@ class Authorization(Section):
         if given.get("credentials") is None and given.get("credentials_file") is None:
             problems.append(Problem("", "is empty: write 'credentials' or 'credentials_file'"))
         if str(given.get("type")).strip().lower() == "basic":
-            problems.append(
-                Problem("type", "'Basic' is for basic_auth: write that section instead")
-            )
+            problems.append(Problem("type", "is what 'basic_auth' is for: write that section"))
         return problems
+
+    def settings(self) -> settings.Authorization:
+        return settings.Authorization(
+            type=self.type,
+            credentials=_secret(self.credentials),
+            credentials_file=self.credentials_file or "",
+        )
 
 
 @section
 class TlsConfig(Section):
-    """How to trust the server and how to show who we are."""
+    """How to trust the server and how to show who we are; files are read again when they change."""
 
     _: KW_ONLY
+    ca: values.Text | None = field(default=None, repr=False)
     ca_file: values.PathText | None = None
+    cert: values.Text | None = field(default=None, repr=False)
     cert_file: values.PathText | None = None
+    key: values.SecretBlock | None = field(default=None, repr=False)
     key_file: values.PathText | None = None
     server_name: values.Text | None = None
     insecure_skip_verify: bool = False
-
-    @classmethod
-    def explain(cls, name: str) -> str:
-        if name in ("ca", "cert", "key"):
-            return f"is not read from the configuration: write the file's path under '{name}_file'"
-        return _NOT_SERVED if name in ("min_version", "max_version") else ""
+    min_version: TlsVersion | None = None
+    max_version: TlsVersion | None = None
 
     @classmethod
     def rules(cls, given: Mapping[str, Any]) -> list[Problem]:
-        cert, key = given.get("cert_file"), given.get("key_file")
-        if (cert is None) == (key is None):
-            return []
-        have, lacks = ("cert_file", "key_file") if cert is not None else ("key_file", "cert_file")
-        return [Problem(have, f"is given without {lacks!r}: a client certificate needs both")]
+        problems = [
+            *_both(given, "ca", "ca_file"),
+            *_both(given, "cert", "cert_file"),
+            *_both(given, "key", "key_file"),
+        ]
+        cert = given.get("cert") or given.get("cert_file")
+        key = given.get("key") or given.get("key_file")
+        if (cert is None) != (key is None):
+            have, lacks = ("cert", "key") if cert is not None else ("key", "cert")
+            problems.append(
+                Problem("", f"has a client {have} without its {lacks}: write '{lacks}_file' too")
+            )
+        return problems
+
+    def settings(self) -> settings.TlsConfig:
+        return settings.TlsConfig(
+            ca=self.ca or "",
+            ca_file=self.ca_file or "",
+            cert=self.cert or "",
+            cert_file=self.cert_file or "",
+            key=_secret(self.key),
+            key_file=self.key_file or "",
+            server_name=self.server_name or "",
+            insecure_skip_verify=self.insecure_skip_verify,
+            min_version=self.min_version or "",
+            max_version=self.max_version or "",
+        )
+
+
+@section
+class HttpHeader(Section):
+    """All values of one header, in the order plain, secret, from files."""
+
+    _: KW_ONLY
+    values: HeaderLines = ()
+    secrets: SecretLines = field(default=(), repr=False)
+    files: HeaderLines = ()
+
+    def settings(self) -> settings.HeaderValues:
+        secrets = tuple(Secret(one) if isinstance(one, str) else one for one in self.secrets)
+        return settings.HeaderValues(tuple(self.values), secrets, tuple(self.files))
 
 
 @section
@@ -100,6 +158,7 @@ class HttpConfig(Section):
         url: the whole URL; None follows from ``prometheus_url``.
         remote_timeout: of one request; ``timeout`` is another name for it.
         headers: sent with each request; those of the protocol cannot be set.
+        http_headers: the same with secrets and files.
     """
 
     _: KW_ONLY
@@ -107,42 +166,61 @@ class HttpConfig(Section):
     remote_timeout: values.Seconds | None = None
     timeout: values.Seconds | None = None
     headers: values.Headers = field(default_factory=dict, repr=False)
+    http_headers: Mapping[str, HttpHeader] = field(default_factory=dict)
     basic_auth: BasicAuth | None = None
     authorization: Authorization | None = None
     tls_config: TlsConfig | None = None
     proxy_url: values.Url | None = None
+    no_proxy: values.Text | None = None
+    proxy_from_environment: bool = False
+    follow_redirects: bool = True
 
     @classmethod
     def explain(cls, name: str) -> str:
         if name in ("bearer_token", "bearer_token_file"):
             new = name.replace("bearer_token", "credentials")
             return f"is the old name: write authorization: {{{new}: ...}}"
-        return _NOT_SERVED if name in _OTHER_KEYS else ""
+        used = "is a key of Prometheus that Sentinel does not use: take it out"
+        return used if name in _NOT_USED else ""
 
     @classmethod
     def rules(cls, given: Mapping[str, Any]) -> list[Problem]:
         problems = _both(given, "remote_timeout", "timeout")
         problems += _both(given, "basic_auth", "authorization")
-        headers = given.get("headers")
-        names = {str(name).lower() for name in headers} if isinstance(headers, Mapping) else set()
-        if "authorization" in names and (given.get("basic_auth") or given.get("authorization")):
-            problems.append(
-                Problem("headers", "has 'Authorization' beside a section that sets it: keep one")
-            )
+        problems += _both(given, "proxy_url", "proxy_from_environment")
+        if given.get("no_proxy") and not given.get("proxy_url"):
+            problems.append(Problem("no_proxy", "does nothing without 'proxy_url': write that too"))
+        headers = given.get("http_headers")
+        for name in headers if isinstance(headers, Mapping) else ():
+            try:
+                values.check_header_name(name)
+            except ValueError as error:
+                problems.append(Problem("http_headers", str(error)))
         return problems
 
-    @property
-    def timeout_s(self) -> float | None:
-        """Seconds for one request, None where nothing is configured."""
+    def settings(self, url: str, timeout_s: float) -> HttpSettings:
+        """What the client needs; ``url`` and ``timeout_s`` hold where nothing is configured."""
         chosen = self.remote_timeout if self.remote_timeout is not None else self.timeout
-        return None if chosen is None else values.seconds_of(chosen)
+        return HttpSettings(
+            url=self.url or url,
+            timeout_s=timeout_s if chosen is None else values.seconds_of(chosen),
+            headers=dict(self.headers),
+            http_headers={name: one.settings() for name, one in self.http_headers.items()},
+            basic_auth=self.basic_auth.settings() if self.basic_auth else None,
+            authorization=self.authorization.settings() if self.authorization else None,
+            tls_config=self.tls_config.settings() if self.tls_config else None,
+            proxy_url=self.proxy_url or "",
+            no_proxy=self.no_proxy or "",
+            proxy_from_environment=self.proxy_from_environment,
+            follow_redirects=self.follow_redirects,
+        )
 
 
 @section
 class RemoteReadConfig(HttpConfig):
-    """Where series are read from."""
+    """Where series are read from; by default ``/api/v1/read`` of ``prometheus_url``."""
 
 
 @section
 class RemoteWriteConfig(HttpConfig):
-    """Where predictions are written to."""
+    """Where predictions are written to; by default ``/api/v1/write`` of ``prometheus_url``."""

@@ -20,6 +20,7 @@ from sidecar.config.messages import Section, section
 from sidecar.config.values import DriftThreshold, parse_drift_threshold, parse_matchers
 from sidecar.duration import parse_duration_ms
 from sidecar.errors import Problem
+from sidecar.remote.settings import HttpSettings
 from sidecar.series import Matcher, MatchOp, Selector
 
 # Above this many steps all of them would be too many series; the first and the last remain.
@@ -275,3 +276,20 @@ class SentinelConfig(Section):
     @property
     def scrape_timeout_s(self) -> float:
         return values.seconds_of(self.scrape_timeout)
+
+    def api_http(self) -> HttpSettings:
+        """How to reach the HTTP API under ``prometheus_url``: as ``remote_read`` authenticates."""
+        read = replace(self.remote_read, url=None)
+        return read.settings(self._base, self.scrape_timeout_s)
+
+    def read_http(self) -> HttpSettings:
+        """How to reach the remote read endpoint; the URL is whole."""
+        return self.remote_read.settings(self._base + "/api/v1/read", self.scrape_timeout_s)
+
+    def write_http(self) -> HttpSettings:
+        """How to reach the remote write endpoint; the URL is whole."""
+        return self.remote_write.settings(self._base + "/api/v1/write", self.scrape_timeout_s)
+
+    @property
+    def _base(self) -> str:
+        return self.prometheus_url.rstrip("/")

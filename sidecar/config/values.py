@@ -22,25 +22,12 @@ from sidecar.config.matchers import LABEL_NAME, parse_matcher
 from sidecar.config.model_choice import check_model, check_model_class
 from sidecar.duration import parse_duration_ms
 from sidecar.names import METRIC_NAME, is_own_output
+from sidecar.remote.settings import RESERVED_HEADERS, Secret
 from sidecar.series import Matcher
 
 _METRIC_NAME: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _MULTIPLE: Final = re.compile(r"(?P<number>[0-9.eE+-]+)\s*(?P<unit>x|%|)")
-_HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-# What the protocols of remote read and write fix, in small letters.
-_RESERVED_HEADERS: Final = frozenset(
-    (
-        "accept-encoding",
-        "connection",
-        "content-encoding",
-        "content-length",
-        "content-type",
-        "host",
-        "transfer-encoding",
-        "x-prometheus-remote-read-version",
-        "x-prometheus-remote-write-version",
-    )
-)
+_TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 # Any instant does: a schedule that cannot fire is one that never does. 2024 is a leap year.
 _CRON_START: Final = datetime(2024, 1, 1, tzinfo=UTC)
 _CRON_ALIASES: Final = (
@@ -314,10 +301,38 @@ def _text(value: object) -> str:
     return value
 
 
-def _secret(value: object) -> str:
-    if not isinstance(value, str) or not value or "\n" in value or "\r" in value:
+def _secret(value: object) -> Secret:
+    """One line that is never shown."""
+    text = value.reveal() if isinstance(value, Secret) else value
+    if not isinstance(text, str) or not text or not _is_line(text):
         raise BadValue("is a secret that is empty or not one line of text: put it in quotes")
-    return value
+    return Secret(text)
+
+
+def _secret_block(value: object) -> Secret:
+    """Text of several lines that is never shown."""
+    text = value.reveal() if isinstance(value, Secret) else value
+    if not isinstance(text, str) or not text:
+        raise BadValue("is a secret that is empty or not text: write it as a block after '|'")
+    return Secret(text)
+
+
+def _is_line(text: str) -> bool:
+    return not any(ord(c) < 32 or ord(c) == 127 for c in text)
+
+
+def check_header_name(name: object) -> None:
+    """Whether a header of this name may be set.
+
+    Raises:
+        BadValue: no name of a header, or one that belongs to the protocol.
+    """
+    if not isinstance(name, str) or not _TOKEN.fullmatch(name):
+        raise BadValue(f"{name!r} is not a header's name: letters, digits and '-'")
+    if name.lower() == "authorization":
+        raise BadValue(f"{name!r} is set by 'authorization' or 'basic_auth': write one of these")
+    if name.lower() in RESERVED_HEADERS:
+        raise BadValue(f"{name!r} belongs to the protocol and cannot be set: take it out")
 
 
 def _headers(value: object) -> dict[str, str]:
@@ -325,13 +340,32 @@ def _headers(value: object) -> dict[str, str]:
     if not isinstance(value, Mapping):
         raise BadValue("is not a mapping: write header names and values, {X-Scope-OrgID: team}")
     for name, text in value.items():
-        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
-            raise BadValue(f"{name!r} is not a header's name: letters, digits and '-'")
-        if name.lower() in _RESERVED_HEADERS:
-            raise BadValue(f"{name!r} belongs to the protocol and cannot be set: take it out")
-        if not isinstance(text, str) or any(ord(c) < 32 or ord(c) == 127 for c in text):
+        check_header_name(name)
+        if not isinstance(text, str) or not _is_line(text):
             raise BadValue(f"{name!r} has a value that is not one line of text: put it in quotes")
     return dict(value)
+
+
+def _lines(value: object) -> tuple[str, ...]:
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, Sequence) or not all(
+        isinstance(text, str) and text and _is_line(text) for text in texts
+    ):
+        raise BadValue("is not a list of lines of text: write ['one', 'two']")
+    return tuple(texts)
+
+
+def _secrets(value: object) -> tuple[Secret, ...]:
+    texts = [value] if isinstance(value, str | Secret) else value
+    if not isinstance(texts, Sequence):
+        raise BadValue("is not a list of lines of text: write ['one', 'two']")
+    return tuple(_secret(text) for text in texts)
+
+
+def _token(value: object) -> str:
+    if not isinstance(value, str) or not _TOKEN.fullmatch(value):
+        raise BadValue(f"{value!r} is not one word: write such as 'Bearer'")
+    return value
 
 
 def _auto_or_bool(value: object) -> Literal["auto"] | bool:
@@ -395,7 +429,11 @@ PathText: TypeAlias = Annotated[str, PlainValidator(_path)]
 Host: TypeAlias = Annotated[str, PlainValidator(_host)]
 Params: TypeAlias = Annotated[Mapping[str, Any], PlainValidator(_params)]
 Text: TypeAlias = Annotated[str, PlainValidator(_text)]
-SecretText: TypeAlias = Annotated[str, PlainValidator(_secret)]
+SecretText: TypeAlias = Annotated[Secret | str, PlainValidator(_secret)]
+SecretBlock: TypeAlias = Annotated[Secret | str, PlainValidator(_secret_block)]
+SecretLines: TypeAlias = Annotated[Sequence[Secret | str], PlainValidator(_secrets)]
+HeaderLines: TypeAlias = Annotated[Sequence[str], PlainValidator(_lines)]
+Token: TypeAlias = Annotated[str, PlainValidator(_token)]
 Headers: TypeAlias = Annotated[Mapping[str, str], PlainValidator(_headers)]
 AutoOrBool: TypeAlias = Annotated[Literal["auto"] | bool, PlainValidator(_auto_or_bool)]
 Transform: TypeAlias = Annotated[
