@@ -23,16 +23,19 @@ as_root() {
 apt_install() {
   command -v apt-get >/dev/null && as_root true || return 1
   say "installing from the distribution: $*"
-  local policy=/usr/sbin/policy-rc.d wrote=no status=0
+  local policy=/usr/sbin/policy-rc.d wrote=no status=0 log
+  log=$(mktemp)
   if [ ! -e "$policy" ]; then
     printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null && as_root chmod +x "$policy" && wrote=yes
   fi
   local get=(env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -q -y -o DPkg::Lock::Timeout=300)
   { as_root "${get[@]}" install --no-install-recommends "$@" ||
       { as_root "${get[@]}" update && as_root "${get[@]}" install --no-install-recommends "$@"; }
-  } </dev/null >"$(apt_log)" 2>&1 || status=$?
+  } </dev/null >"$log" 2>&1 || status=$?
   [ "$wrote" = yes ] && as_root rm -f "$policy"
-  if [ "$status" != 0 ]; then tail -n 15 "$(apt_log)" >&2; return 1; fi
+  [ "$status" = 0 ] || tail -n 15 "$log" >&2
+  rm -f "$log"
+  [ "$status" = 0 ] || return 1
   if [ -d /run/systemd/system ]; then
     local package
     for package in "$@"; do
@@ -40,15 +43,15 @@ apt_install() {
     done
   fi
 }
-apt_log() { printf '%s' "${TMPDIR:-/tmp}/sentinel-apt-$(id -u).log"; }
 
 # Without root a package can still be unpacked: its program goes beside the environment's own.
 unpack() {
   local package=$1 program folder="$venv/opt/$1"
   command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || return 1
+  say "no root here: unpacking the distribution's $package beside the environment"
   mkdir -p "$folder"
-  (cd "$folder" && apt-get -q download "$package" && dpkg-deb -x "$package"_*.deb . && rm -f ./*.deb) \
-    </dev/null >"$(apt_log)" 2>&1 || return 1
+  (cd "$folder" && apt-get -qq download "$package" && dpkg-deb -x "$package"_*.deb . && rm -f ./*.deb) \
+    </dev/null || return 1
   for program in "$folder"/usr/bin/*; do ln -sf "$program" "$venv/bin/"; done
 }
 
