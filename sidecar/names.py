@@ -70,6 +70,31 @@ class Reason(StrEnum):
     WRITE_REJECTED = "write_rejected"
 
 
+class Refusal(StrEnum):
+    """Why a sample was not accepted for delivery."""
+
+    NON_FINITE = "non_finite"
+    NOT_NEWER = "not_newer"
+    FUTURE = "future"
+    TOO_OLD = "too_old"
+    CLOCK_SKEW = "clock_skew"
+    QUARANTINED = "quarantined"
+    NEVER_SENT = "never_sent"
+    SPOOL_UNUSABLE = "spool_unusable"
+
+
+class DropReason(StrEnum):
+    """Why an accepted sample was given up."""
+
+    EXPIRED = "expired"
+    SPOOL_FULL = "spool_full"
+    REJECTED = "rejected"
+    QUARANTINED = "quarantined"
+    CLIENT_ERROR = "client_error"
+    TOO_LARGE = "too_large"
+    CLOCK_SKEW = "clock_skew"
+
+
 class SelfMetric(NamedTuple):
     """One self metric: its full name, ``gauge``, ``counter`` or ``histogram``, help and labels."""
 
