@@ -1,0 +1,299 @@
+"""ARIMA(p, d, q): autoregressive, integrated, moving average, by conditional least squares.
+
+When to take it: series whose steps are correlated with the steps before, beyond a level and a
+slope; (2, 1, 2) is a good order for an hour ahead of five-minute samples.
+
+Recursion (Box, Jenkins, Reinsel, Time Series Analysis, 4th ed., 4.1 and 5.1):
+
+    x_t = (1 - L)^d y_t - drift
+    x_t = ar_1 x_{t-1} + ... + ar_p x_{t-p} + e_t + ma_1 e_{t-1} + ... + ma_q e_{t-q}
+    variance h instants ahead: sigma^2 (1 + w_1^2 + ... + w_{h-1}^2), w the weights of
+    Theta(L) / (Phi(L) (1 - L)^d)
+
+The fit minimises the sum of squared e by ``sidecar.models.arma``, the unknown past before the first
+instant included. The search runs over partial autocorrelations in (-1, 1), from which the
+coefficients follow by Durbin and Levinson's recursion, so every fit is stationary in Phi and
+invertible in Theta (Monahan, Biometrika 71, 1984).
+
+The drift is the mean for d = 0. For d = 1 it is the mean step, where the steps' means over eighths
+of the history leave no doubt that there is one (a straight line goes on straight), else 0: a drift
+estimated from noise would be extrapolated. For d = 2 it is 0.
+
+Settings: see ``ArimaSettings``.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sidecar.models import arma
+from sidecar.models.arma import Coefficients, Family
+from sidecar.models.contract import ForecastModel, Intervals, State, put, take
+from sidecar.models.numeric import (
+    IntArray,
+    absorb_new,
+    first_present,
+    gaussian_intervals,
+    lead_deviation,
+    missing_at_end,
+)
+from sidecar.models.recursion import impulse_response, polynomial
+from sidecar.series import FloatArray, TimeArray
+
+LARGEST_ORDER = 6
+LARGEST_DIFFERENCE = 2
+EDGE = 0.985  # how near to -1 or 1 a partial autocorrelation may come
+BLOCKS = 8  # parts of the history whose mean steps are compared
+CERTAIN = 4.0  # a drift is believed from so many standard errors on
+
+
+@dataclass(frozen=True)
+class ArimaSettings:
+    """Settings of ``ARIMAModel``.
+
+    Attributes:
+        p, d, q: orders of the autoregressive part, differencing and moving average.
+        level: share of outcomes the prediction interval is to cover.
+
+    Raises:
+        ValueError: a setting is out of its range.
+    """
+
+    p: int = 3
+    d: int = 1
+    q: int = 1
+    level: float = 0.95
+
+    def __post_init__(self) -> None:
+        for name, value, largest in (
+            ("p", self.p, LARGEST_ORDER),
+            ("d", self.d, LARGEST_DIFFERENCE),
+            ("q", self.q, LARGEST_ORDER),
+        ):
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= largest:
+                raise ValueError(f"{name} is {value!r}, but must be a whole number 0 to {largest}")
+        if not 0.0 < self.level < 1.0:
+            raise ValueError(f"level is {self.level!r}, but must lie between 0 and 1, such as 0.95")
+
+
+@dataclass(frozen=True, eq=False)
+class ArimaState(State):
+    """Coefficients, and the past that the next forecast rests on, newest first.
+
+    Attributes:
+        ar: (N, p). ma: (N, q). drift: (N,).
+        x: (N, p) newest differences less the drift. e: (N, q) newest residuals.
+        y: (N, d) newest values.
+        missed: (N,) int64, how many instants in a row were missing up to the newest.
+    """
+
+    ar: FloatArray
+    ma: FloatArray
+    drift: FloatArray
+    x: FloatArray
+    e: FloatArray
+    y: FloatArray
+    missed: IntArray
+
+
+class ARIMAModel(ForecastModel[ArimaState]):
+    """ARIMA of one order for all series; see the module's text."""
+
+    name = "arima"
+    state_type = ArimaState
+
+    def __init__(self, *, p: int = 3, d: int = 1, q: int = 1, level: float = 0.95) -> None:
+        self.settings = ArimaSettings(p=p, d=d, q=q, level=level)
+        self._family = family(p, d, q)
+
+    @property
+    def min_instants(self) -> int:
+        s = self.settings
+        return int(8 + s.d + 2 * (s.p + s.q))
+
+    def fit(self, t_ms: TimeArray, y: FloatArray, warm: ArimaState | None = None) -> ArimaState:
+        """As the contract says; ``warm`` is an earlier state of the same series to start from."""
+        state = self._unfitted(len(y))
+        enough = np.flatnonzero(np.isfinite(y).sum(axis=1) >= self.min_instants)
+        if len(enough) == 0:
+            return state
+        start = None if warm is None else _partials(take(warm, enough))
+        prepared = arma.prepare(y[enough])
+        drift = drift_of(prepared, self.settings.d)
+        fitted = arma.fit(self._family, prepared.without_trend(drift, self.settings.d), start)
+        return put(state, enough, self._state(fitted, prepared, drift, t_ms[-1]))
+
+    def update(self, state: ArimaState, t_ms: TimeArray, y: FloatArray) -> ArimaState:
+        return absorb_new(_absorb, state, t_ms, y)
+
+    def forecast(self, state: ArimaState, t_ms: TimeArray) -> Intervals:
+        unseen = np.full((len(state.sigma), len(t_ms)), np.nan)
+        _, mean = _roll(state, unseen)
+        horizon = len(t_ms) + int(state.missed.max(initial=0))
+        weights = impulse_response(state.ar.T, state.ma.T, horizon)
+        for _ in range(self.settings.d):
+            weights = np.cumsum(weights, axis=0)
+        deviation = lead_deviation(weights, state.sigma, state.missed)
+        return gaussian_intervals(mean, deviation, self.settings.level)
+
+    def _state(
+        self, fitted: arma.Fit, prepared: arma.Prepared, drift: FloatArray, last_ms: np.int64
+    ) -> ArimaState:
+        s, T = self.settings, prepared.z.shape[1]
+        scale = prepared.scale[:, None]
+        c = self._family.coefficients(fitted.params)
+        x = np.diff(fitted.z, n=s.d, axis=1)[:, ::-1]
+        e = fitted.e[:, ::-1]
+        trend = drift[:, None] * (T - 1 - np.arange(s.d))
+        return ArimaState(
+            last_ms=np.full(len(drift), last_ms),
+            sigma=fitted.sigma * prepared.scale,
+            ar=np.ascontiguousarray(c.ar.T),
+            ma=np.ascontiguousarray(c.ma.T),
+            drift=drift * prepared.scale + (prepared.offset if s.d == 0 else 0.0),
+            x=x[:, : s.p] * scale,
+            e=e[:, : s.q] * scale,
+            y=prepared.offset[:, None] + scale * (fitted.z[:, ::-1][:, : s.d] + trend),
+            missed=missing_at_end(prepared.present),
+        )
+
+    def _unfitted(self, size: int) -> ArimaState:
+        s = self.settings
+        return ArimaState(
+            last_ms=np.zeros(size, dtype=np.int64),
+            sigma=np.full(size, np.nan),
+            ar=np.full((size, s.p), np.nan),
+            ma=np.full((size, s.q), np.nan),
+            drift=np.full(size, np.nan),
+            x=np.full((size, s.p), np.nan),
+            e=np.full((size, s.q), np.nan),
+            y=np.full((size, s.d), np.nan),
+            missed=np.zeros(size, dtype=np.int64),
+        )
+
+
+def _absorb(state: ArimaState, t_ms: TimeArray, y: FloatArray) -> ArimaState:
+    fitted = np.isfinite(state.sigma)
+    moved, _ = _roll(state, y)
+    return replace(moved, last_ms=np.where(fitted, t_ms[-1], state.last_ms))
+
+
+def _roll(state: ArimaState, values: FloatArray) -> tuple[ArimaState, FloatArray]:
+    """The recursion of the module's text over the columns of ``values`` (N, K).
+
+    Returns:
+        The state after them, and what was expected of each before it was seen, (N, K).
+    """
+    ar, ma = np.ascontiguousarray(state.ar.T), np.ascontiguousarray(state.ma.T)
+    x, e, y = list(state.x.T), list(state.e.T), list(state.y.T)
+    undo, missed = -polynomial(len(y))[1:], state.missed
+    expected = np.empty(values.shape[::-1])
+    for t, row in enumerate(np.ascontiguousarray(values.T)):
+        step = np.zeros_like(state.sigma)
+        for coefficient, value in zip((*ar, *ma), (*x, *e), strict=True):
+            step += coefficient * value
+        base = state.drift.copy()
+        for weight, value in zip(undo, y, strict=True):
+            base += weight * value
+        expected[t] = base + step
+        present = np.isfinite(row)
+        seen = np.where(present, row, expected[t])
+        error = seen - expected[t]
+        x, e, y = [step + error, *x][: len(x)], [error, *e][: len(e)], [seen, *y][: len(y)]
+        missed = np.where(present, 0, missed + 1)
+    past = [_columns(rows, len(missed)) for rows in (x, e, y)]
+    moved = replace(state, x=past[0], e=past[1], y=past[2], missed=missed)
+    return moved, np.ascontiguousarray(expected.T)
+
+
+def _columns(rows: list[FloatArray], size: int) -> FloatArray:
+    return np.stack(rows, axis=1) if rows else np.empty((size, 0))
+
+
+def _partials(state: ArimaState) -> FloatArray:
+    """(p + q, N), where the search of an earlier fit ended."""
+    return np.concatenate([partial_of(state.ar.T), partial_of(-state.ma.T)])
+
+
+def drift_of(prepared: arma.Prepared, differences: int) -> FloatArray:
+    """The mean of the differenced series, (N,), as the module's text says, in the unit of z."""
+    present, z = prepared.present, prepared.z
+    if differences == 0:
+        return np.asarray(np.where(present, z, 0.0).sum(axis=1) / present.sum(axis=1))
+    if differences > 1:
+        return np.zeros(len(z))
+    first, last = first_present(present), z.shape[1] - 1 - missing_at_end(present)
+    edges = first[:, None] + np.outer(last - first, np.arange(BLOCKS + 1)) // BLOCKS
+    slopes = np.diff(np.take_along_axis(z, edges, axis=1), axis=1) / np.diff(edges, axis=1)
+    error = slopes.std(axis=1, ddof=1) / np.sqrt(BLOCKS)
+    rows = np.arange(len(z))
+    drift = (z[rows, last] - z[rows, first]) / (last - first)
+    return np.where(np.abs(slopes.mean(axis=1)) > CERTAIN * error, drift, 0.0)
+
+
+def family(p: int, d: int, q: int) -> Family:
+    """All stationary and invertible ARMA(p, q) of the d-th difference, by partials (p + q, N)."""
+
+    def coefficients(partial: FloatArray) -> Coefficients:
+        return Coefficients(ar=levinson(partial[:p])[0], ma=-levinson(partial[p:])[0])
+
+    def derivative(partial: FloatArray) -> FloatArray:
+        chain = np.zeros((p + q, p + q, partial.shape[1]))
+        chain[:p, :p] = levinson(partial[:p])[1]
+        chain[p:, p:] = -levinson(partial[p:])[1]
+        return chain
+
+    edge = np.full(p + q, EDGE)
+    return Family(
+        p=p,
+        q=q,
+        differences=d,
+        skipped=d,
+        projected=max(p, q),
+        lower=-edge,
+        upper=edge,
+        points=_spread(p + q),
+        coefficients=coefficients,
+        derivative=derivative,
+    )
+
+
+def levinson(partial: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """AR coefficients (m, N) of partial autocorrelations (m, N), and d ar / d partial (m, m, N).
+
+    Durbin and Levinson: with k partials ar_k = partial_k and ar_i -= partial_k ar_{k-i}, i < k.
+    """
+    order, size = partial.shape
+    ar, slope = np.zeros((order, size)), np.zeros((order, order, size))
+    for k in range(order):
+        mirrored, mirrored_slope = ar[:k][::-1].copy(), slope[:k][::-1].copy()
+        ar[:k] -= partial[k] * mirrored
+        slope[:k] -= partial[k] * mirrored_slope
+        slope[:k, k] -= mirrored
+        ar[k] = partial[k]
+        slope[k, k] = 1.0
+    return ar, slope
+
+
+def partial_of(ar: FloatArray) -> FloatArray:
+    """The partial autocorrelations (m, N) of AR coefficients (m, N): ``levinson`` undone."""
+    partial, rest = np.empty_like(ar), ar.copy()
+    for k in reversed(range(len(ar))):
+        partial[k] = np.clip(rest[k], -EDGE, EDGE)
+        rest = (rest[:k] + partial[k] * rest[:k][::-1]) / (1.0 - partial[k] ** 2)
+    return partial
+
+
+def _spread(dimensions: int) -> FloatArray:
+    """Points spread evenly over the box of partials, (P, G), by an additive recurrence.
+
+    (Roberts, The unreasonable effectiveness of quasirandom sequences, 2018: steps of the powers of
+    1 / g, where g is the root of g^(P+1) = g + 1.)
+    """
+    root = 2.0
+    for _ in range(40):
+        root = (1.0 + root) ** (1.0 / (dimensions + 1))
+    steps = root ** -np.arange(1.0, dimensions + 1.0)
+    count = min(512, 24 * 3**dimensions) if dimensions else 1
+    unit = (0.5 + np.outer(steps, np.arange(count))) % 1.0
+    return np.asarray((2.0 * unit - 1.0) * 0.95)

@@ -1,0 +1,120 @@
+"""Small numeric helpers that models share: missing values, tiny solves, interval widths."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtri
+
+from sidecar.models.contract import Intervals, S, put, take
+from sidecar.series import FloatArray, TimeArray
+
+BoolArray = NDArray[np.bool_]
+IntArray = NDArray[np.int64]
+
+
+def interpolate(y: FloatArray, present: BoolArray) -> FloatArray:
+    """Missing values of each row on the line between their neighbours; at the ends the nearest.
+
+    Args:
+        y: (N, T). present: (N, T), where y counts. A row without any value comes back as zeros.
+    """
+    if present.all():
+        return y
+    columns = np.arange(y.shape[1])
+    before = np.maximum.accumulate(np.where(present, columns, -1), axis=1)
+    reverse = np.where(present, columns, y.shape[1])[:, ::-1]
+    after = np.minimum.accumulate(reverse, axis=1)[:, ::-1]
+    none_before, none_after = before < 0, after == y.shape[1]
+    after = np.where(none_after, np.maximum(before, 0), after)
+    before = np.where(none_before, after, before)
+    low, high = np.take_along_axis(y, before, axis=1), np.take_along_axis(y, after, axis=1)
+    share = (columns - before) / np.maximum(after - before, 1)
+    return np.where(present.any(axis=1, keepdims=True), low + share * (high - low), 0.0)
+
+
+def first_present(present: BoolArray) -> IntArray:
+    """(N,) column of the first value of each row of ``present`` (N, T); 0 where there is none."""
+    return np.asarray(present.argmax(axis=1), dtype=np.int64)
+
+
+def missing_at_end(present: BoolArray) -> IntArray:
+    """(N,) how many instants in a row are missing up to the last, of ``present`` (N, T)."""
+    return np.asarray(present[:, ::-1].argmax(axis=1), dtype=np.int64)
+
+
+def solve(matrix: FloatArray, right: FloatArray) -> FloatArray:
+    """N small symmetric positive systems at once, by Cholesky; N is the last axis.
+
+    Vectorised over N: for systems of up to about six unknowns this is many times faster than
+    ``numpy.linalg.solve``, which calls LAPACK once for each. A pivot that is not positive (columns
+    that are dependent) counts as huge, which leaves that unknown at zero.
+
+    Args:
+        matrix: (k, k, N). right: (k, m, N).
+
+    Returns:
+        (k, m, N).
+    """
+    size = len(matrix)
+    factor = np.zeros_like(matrix)
+    solution = right.copy()
+    for i in range(size):
+        for j in range(i):
+            done = matrix[i, j] - np.einsum("kn,kn->n", factor[i, :j], factor[j, :j])
+            factor[i, j] = done / factor[j, j]
+        pivot = matrix[i, i] - np.einsum("kn,kn->n", factor[i, :i], factor[i, :i])
+        dependent = pivot <= 1e-13 * matrix[i, i]
+        factor[i, i] = np.where(dependent, 1e150, np.sqrt(np.where(dependent, 1.0, pivot)))
+        for j in range(i):
+            solution[i] -= factor[i, j] * solution[j]
+        solution[i] /= factor[i, i]
+    for i in reversed(range(size)):
+        for j in range(i + 1, size):
+            solution[i] -= factor[j, i] * solution[j]
+        solution[i] /= factor[i, i]
+    return solution
+
+
+def gaussian_intervals(mean: FloatArray, deviation: FloatArray, level: float) -> Intervals:
+    """``mean`` with the central normal interval that covers ``level``; both (N, H).
+
+    ``deviation`` is the standard deviation of the forecast's error at each lead; where it falls
+    with the lead the widest so far is kept, since a later instant is never better known.
+    """
+    width = ndtri((1.0 + level) / 2.0) * np.maximum.accumulate(deviation, axis=1)
+    return Intervals(mean=mean, lower=mean - width, upper=mean + width)
+
+
+def lead_deviation(weights: FloatArray, sigma: FloatArray, missed: IntArray) -> FloatArray:
+    """Standard deviation of the forecast's error at leads 1..H, by how shocks travel.
+
+    var(h) = sigma^2 (1 + w_1^2 + ... + w_{h-1}^2) with w_j the effect of a shock j instants later;
+    after ``missed`` instants without a sample, lead h is as uncertain as lead h + missed was.
+
+    Args:
+        weights: (H + M, N), the first row ones, M at least the largest of ``missed``.
+        sigma: (N,). missed: (N,).
+
+    Returns:
+        (N, H).
+    """
+    horizon = len(weights) - int(missed.max(initial=0))
+    growth = np.sqrt(np.cumsum(weights**2, axis=0))
+    leads = np.arange(horizon)[:, None] + missed
+    return np.ascontiguousarray((sigma * np.take_along_axis(growth, leads, axis=0)).T)
+
+
+def absorb_new(
+    absorb: Callable[[S, TimeArray, FloatArray], S], state: S, t_ms: TimeArray, y: FloatArray
+) -> S:
+    """``absorb(state, t_ms, y)`` with each series given only the instants it has not seen."""
+    seen = np.searchsorted(t_ms, state.last_ms, side="right")
+    skips = np.unique(seen)
+    if len(skips) == 1:
+        skip = int(skips[0])
+        return absorb(state, t_ms[skip:], y[:, skip:]) if skip < len(t_ms) else state
+    for skip in skips[skips < len(t_ms)]:
+        rows = np.flatnonzero(seen == skip)
+        state = put(state, rows, absorb(take(state, rows), t_ms[skip:], y[rows, skip:]))
+    return state
