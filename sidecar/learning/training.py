@@ -7,7 +7,7 @@ to serve is a second fit, on everything.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, Generic
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from sidecar.models.contract import (
     ForecastModel,
     S,
     State,
+    concat,
     from_arrays,
     take,
     to_arrays,
@@ -35,14 +36,6 @@ LEAST_VALIDATION: Final = 8
 LEAD_ORIGINS: Final = 30
 # MAPE counts only actuals above this share of the mean level, and needs most of them there.
 MAPE_FLOOR: Final = 0.01
-
-
-@runtime_checkable
-class Finetunable(Protocol[S]):
-    """A model that can learn on from a state it has, rather than anew."""
-
-    def finetune(self, state: S, t_ms: TimeArray, y: FloatArray) -> S:
-        """A new state after ``t_ms[-1]``, learned from ``y`` (N, T) starting out from ``state``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,36 +98,46 @@ def train(
     A series with less history than V more than the model needs is judged on fewer instants (V/2,
     V/4, ... at least 8), else on none.
 
+    Under ``finetune`` a series learns on from its row of ``warm``, which is first rolled forward to
+    where the held-out instants begin. So ``warm`` should be older than those: the state as the
+    version was stored, not as it serves now. A row that is too new to be judged on 8 instants, too
+    old to be rolled over ``t_ms`` without a hole, or unfitted, is fitted anew.
+
     Args:
         t_ms: (T,) int64 evenly spaced, oldest first.
         y: (N, T) float64, NaN = no sample.
-        warm: the state to start from under ``finetune``, rows as ``y``. It should not have learned
-            parameters from the newest V instants, else their errors flatter the candidate; having
-            been rolled over them is fine.
+        warm: N rows as ``y``; not changed.
         validation: V; 0 for ``validation_length``.
-        mode: ``full_retrain`` or ``finetune`` (from ``warm``, where the model can; else anew).
+        mode: ``full_retrain`` or ``finetune``.
     """
-    longest = validation or validation_length(horizon_steps)
     n, steps = y.shape
     values = np.isfinite(y)
     y = np.where(values, y, np.nan)
-    holdout = _holdout(model, values, longest)
+    newer = _instants_after(warm, t_ms) if mode == FINETUNE else np.full(n, -1)
+    tuned = newer >= LEAST_VALIDATION
+    holdout = _holdout(
+        model,
+        values,
+        validation or validation_length(horizon_steps),
+        np.where(tuned, newer, steps),
+    )
+    fitting = _Fitting(model, t_ms, y, warm, tuned)
     leads = leads_of(horizon_steps)
     span = int(holdout.max(initial=0))
     residuals = np.full((n, span), np.nan)
     lead_mae = np.full((n, len(leads)), np.nan)
     for length in sorted(set(holdout.tolist()) - {0}):
         rows = np.flatnonzero(holdout == length)
-        start = _fit(model, t_ms[:-length], y[rows, :-length], _rows_of(warm, rows), mode)
+        start = fitting.until(steps - length, rows)
         residuals[rows, span - length :], lead_mae[rows] = _rolled(
             model, start, t_ms, y[rows], length, leads
         )
-    state = _fit(model, t_ms, y, warm, mode)
+    state = fitting.until(steps, np.arange(n))
     scored = _scored(residuals, y[:, steps - span - 1 :] if span else y[:, -1:], span)
     centre, scale = robust_centre_and_scale(residuals)
     return TrainingOutcome(
         state=state,
-        reasons=_reasons(model, state, t_ms, values, horizon_steps, n),
+        reasons=_reasons(model, state, t_ms, values, horizon_steps),
         holdout=holdout,
         instants_ms=t_ms[steps - span :],
         residuals=residuals,
@@ -147,10 +150,23 @@ def train(
     )
 
 
+def _instants_after(warm: State | None, t_ms: TimeArray) -> NDArray[np.int64]:
+    """Per row how many of the instants its warm state has not absorbed; -1 where it is no start."""
+    if warm is None or t_ms.size < 2:
+        return np.full(0 if warm is None else len(warm.sigma), -1)
+    step = t_ms[1] - t_ms[0]
+    newer = (t_ms[-1] - warm.last_ms) // step
+    usable = (warm.last_ms >= t_ms[0] - step) & (newer >= 0) & np.isfinite(warm.sigma)
+    return np.where(usable, newer, -1)
+
+
 def _holdout(
-    model: ForecastModel[Any], values: NDArray[np.bool_], longest: int
+    model: ForecastModel[Any],
+    values: NDArray[np.bool_],
+    longest: int,
+    most: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    """How many newest instants each series can spare and still be fitted."""
+    """How many newest instants each series can spare and still be fitted; at most ``most`` (N,)."""
     total = values.sum(axis=1)
     before = np.concatenate((np.zeros((len(values), 1), dtype=np.int64), values.cumsum(axis=1)), 1)
     holdout = np.zeros(len(values), dtype=np.int64)
@@ -159,20 +175,35 @@ def _holdout(
         if length < values.shape[1]:
             left = before[:, -1 - length]
             fits = (holdout == 0) & (left >= model.min_instants) & (total > left)
-            holdout[fits] = length
+            holdout[fits & (length <= most)] = length
         length //= 2
     return holdout
 
 
-def _fit(model: ForecastModel[S], t_ms: TimeArray, y: FloatArray, warm: S | None, mode: str) -> S:
-    if mode == FINETUNE and warm is not None and isinstance(model, Finetunable):
-        tuned: S = model.finetune(warm, t_ms, y)
-        return tuned
-    return model.fit(t_ms, y)
+@dataclass(frozen=True, eq=False)
+class _Fitting(Generic[S]):
+    """Fits over a prefix of the instants, for some rows: anew, or on from the warm state."""
 
+    model: ForecastModel[S]
+    t_ms: TimeArray
+    y: FloatArray
+    warm: S | None
+    tuned: NDArray[np.bool_]
 
-def _rows_of(state: S | None, rows: NDArray[np.int64]) -> S | None:
-    return None if state is None else take(state, rows)
+    def until(self, end: int, rows: NDArray[np.int64]) -> S:
+        """The state of ``rows`` after the first ``end`` instants."""
+        t_ms, y = self.t_ms[:end], self.y[:, :end]
+        on = self.tuned[rows] if self.warm is not None else np.zeros(len(rows), dtype=np.bool_)
+        if self.warm is None or not on.any():
+            return self.model.fit(t_ms, y[rows])
+        old = rows[on]
+        rolled = self.model.update(take(self.warm, old), t_ms, y[old])
+        state = self.model.finetune(rolled, t_ms, y[old])
+        if on.all():
+            return state
+        anew = self.model.fit(t_ms, y[rows[~on]])
+        order = np.argsort(np.concatenate((np.flatnonzero(on), np.flatnonzero(~on))))
+        return take(concat([state, anew]), order)
 
 
 def _rolled(
@@ -250,7 +281,6 @@ def _reasons(
     t_ms: TimeArray,
     values: NDArray[np.bool_],
     horizon_steps: int,
-    n: int,
 ) -> tuple[str, ...]:
     """Per series why its fit cannot serve, "" where it can.
 
@@ -258,6 +288,7 @@ def _reasons(
         ValueError: a field of the state, or a forecast, has the wrong shape: then no row can be
             told from another and the whole batch is at fault.
     """
+    n = len(values)
     for field in fields(state):
         array = getattr(state, field.name)
         if not isinstance(array, np.ndarray) or array.shape[:1] != (n,):
@@ -330,4 +361,30 @@ def outcome_from_arrays(
         reasons=tuple(str(reason) for reason in arrays["reasons"]),
         instants_ms=arrays["instants_ms"],
         leads=tuple(int(lead) for lead in arrays["leads"]),
+    )
+
+
+def merge(parts: Sequence[TrainingOutcome]) -> TrainingOutcome:
+    """One outcome of all the series of several, in order; they end at one instant."""
+    if len(parts) == 1:
+        return parts[0]
+    longest = max(parts, key=lambda part: part.instants_ms.size)
+    span = longest.instants_ms.size
+
+    def padded(residuals: FloatArray) -> FloatArray:
+        missing = span - residuals.shape[1]
+        return np.pad(residuals, ((0, 0), (missing, 0)), constant_values=np.nan)
+
+    plain: dict[str, Any] = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in _PER_SERIES
+        if name != "residuals"
+    }
+    return TrainingOutcome(
+        **plain,
+        state=concat([part.state for part in parts]),
+        reasons=tuple(reason for part in parts for reason in part.reasons),
+        instants_ms=longest.instants_ms,
+        residuals=np.concatenate([padded(part.residuals) for part in parts]),
+        leads=longest.leads,
     )
