@@ -56,13 +56,21 @@ S = TypeVar("S", bound=State)
 class ForecastModel(ABC, Generic[S]):
     """One batched model: settings in, states out, no clock and no randomness of its own.
 
+    A model takes its settings as keywords and keeps them as a frozen dataclass, which checks itself
+    and raises ValueError with one line for each problem.
+
     Attributes:
         name: what the configuration calls it.
+        settings_type: the dataclass of its settings. A field that is named like one of
+            ``registry.ModelContext`` is filled from the watch unless the user sets it.
         state_type: the dataclass of its states.
+        settings: the settings of this one.
     """
 
     name: ClassVar[str]
+    settings_type: ClassVar[type[Any]]
     state_type: type[S]
+    settings: Any
 
     @property
     @abstractmethod
@@ -101,6 +109,21 @@ class ForecastModel(ABC, Generic[S]):
             (N, H) each; the interval covers 95 % unless the settings say otherwise.
         """
 
+    def finetune(self, state: S, t_ms: TimeArray, y: FloatArray) -> S:
+        """Learn on from what is known, from recent instants up to the newest absorbed one.
+
+        Cheaper than a fit and after it in time: what drift asks for first. Shapes as for ``fit``;
+        a series whose recent instants do not suffice keeps what it has. Models that cannot learn on
+        are fitted to the recent instants alone.
+        """
+        recent = self.fit(t_ms, y)
+        rows = np.flatnonzero(np.isfinite(recent.sigma))
+        return put(state, rows, take(recent, rows))
+
+    def explain(self, state: S) -> list[str]:
+        """One line for each of the N series: what was chosen for it and why; may be empty."""
+        return [""] * len(state.sigma)
+
 
 def take(state: S, rows: NDArray[Any]) -> S:
     """The state of some series only; ``rows`` is an index array or a mask over N."""
@@ -125,8 +148,10 @@ def put(state: S, rows: NDArray[np.int64], other: S) -> S:
     """``state`` with its ``rows`` replaced by those of ``other``; neither is changed."""
     arrays = {}
     for f in fields(state):
-        array = getattr(state, f.name).copy()
-        array[rows] = getattr(other, f.name)
+        new = getattr(other, f.name)
+        # A copy in the common type: assigning longer byte strings would cut them without a word.
+        array = np.array(getattr(state, f.name), np.result_type(getattr(state, f.name), new))
+        array[rows] = new
         arrays[f.name] = array
     return type(state)(**arrays)
 
