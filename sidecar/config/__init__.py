@@ -9,13 +9,10 @@ from sidecar.config.http import (
 )
 from sidecar.config.loading import load
 from sidecar.config.schema import PublishConfig, SentinelConfig, WatchConfig, WatchPublish
-from sidecar.config.values import DriftThreshold, DriftUnit, parse_drift_threshold
 
 __all__ = [
     "Authorization",
     "BasicAuth",
-    "DriftThreshold",
-    "DriftUnit",
     "PublishConfig",
     "RemoteReadConfig",
     "RemoteWriteConfig",
@@ -24,5 +21,4 @@ __all__ = [
     "WatchConfig",
     "WatchPublish",
     "load",
-    "parse_drift_threshold",
 ]

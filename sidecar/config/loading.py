@@ -12,12 +12,16 @@ from sidecar.config.schema import SentinelConfig
 from sidecar.errors import ConfigError, Problem
 
 
-def load(path: str | Path | None, environ: Mapping[str, str]) -> SentinelConfig:
+def load(
+    path: str | Path | None, environ: Mapping[str, str], *, need_watches: bool = True
+) -> SentinelConfig:
     """The configuration in a YAML file, with the environment's settings over it.
 
     Args:
         path: the file; None for a configuration by environment variables only.
         environ: where ``SENTINEL_*`` and ``${VAR}`` are looked up.
+        need_watches: whether a configuration without any is a problem; not where the command line
+            names some.
 
     Raises:
         ConfigError: with every problem of the file and the environment at once.
@@ -25,6 +29,8 @@ def load(path: str | Path | None, environ: Mapping[str, str]) -> SentinelConfig:
     given, problems = ({}, []) if path is None else text.parse(_read(Path(path)), environ)
     given, sources, beside = environment.apply(given, environ)
     problems += beside
+    if need_watches and not given.get("watches"):
+        problems.append(_NO_WATCHES)
     config = None
     try:
         config = TypeAdapter(SentinelConfig).validate_python(given)
@@ -32,8 +38,6 @@ def load(path: str | Path | None, environ: Mapping[str, str]) -> SentinelConfig:
         problems += _found(error)
     if problems or config is None:
         raise ConfigError([_with_source(problem, sources) for problem in _unique(problems)])
-    if not config.watches:
-        raise ConfigError([_NO_WATCHES])
     return config
 
 

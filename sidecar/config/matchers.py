@@ -13,17 +13,31 @@ from sidecar.names import METRIC_NAME
 from sidecar.series import Matcher, MatchOp, quote
 
 LABEL_NAME: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+PLAIN_METRIC: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+# A quoted string with its escapes, as PromQL has them; backquotes take no escapes.
+_STRING: Final = r'"(?:[^"\\\n]|\\.)*"' + r"|'(?:[^'\\\n]|\\.)*'" + "|`[^`]*`"
 _MATCHER: Final = re.compile(
-    r"\s*(?P<name>[^\s=!~]*)\s*(?P<op>=~|!~|!=|==|=|)\s*(?P<value>.*?)\s*", re.S
+    rf"\s*(?P<name>[a-zA-Z_][a-zA-Z0-9_]*)\s*(?P<op>=~|!~|!=|=)\s*(?P<value>{_STRING})\s*"
+)
+_ONE: Final = rf"\s*{LABEL_NAME.pattern}\s*(?:=~|!~|!=|=)\s*(?:{_STRING})\s*"
+_SELECTOR: Final = re.compile(
+    rf"\s*(?P<name>{PLAIN_METRIC.pattern})?\s*"
+    rf"(?:\{{(?P<inner>(?:{_ONE}(?:,{_ONE})*,?)?)\s*\}})?\s*"
+)
+_EXAMPLE: Final = ": write its name and matchers, such as 'up{job=\"api\"}'"
+# What was probably meant where the value lacks its quotes.
+_UNQUOTED: Final = re.compile(
+    r"\s*(?P<name>[a-zA-Z_][a-zA-Z0-9_]*)\s*(?P<op>==|=~|!~|!=|=)\s*(?P<value>[^\s\"'`,{}][^\"'`,{}]*|)"
 )
 _ESCAPE: Final = re.compile(
     r"\\(?:(?P<plain>[abfnrtv\\'\"])|x(?P<x>[0-9a-fA-F]{2})|u(?P<u>[0-9a-fA-F]{4})"
-    r"|U(?P<U>[0-9a-fA-F]{8})|(?P<oct>[0-7]{3})|(?P<bad>.?))",
-    re.S,
+    r"|U(?P<U>[0-9a-fA-F]{8})|(?P<oct>[0-3][0-7]{2})|(?P<bad>.))"
 )
 _PLAIN: Final = dict(zip("abfnrtv\\'\"", "\a\b\f\n\r\t\v\\'\"", strict=True))
 # Python's engine knows these and RE2, which Prometheus runs, does not.
-_NOT_RE2: Final = re.compile(r"(?<!\\)(?:\\\\)*(?P<what>\(\?(?:=|!|<=|<!|>|\()|\\[1-9]|\(\?P=)")
+_NOT_RE2: Final = re.compile(
+    r"(?<!\\)(?:\\\\)*(?P<what>\(\?(?:=|!|<=|<!|>|\(|P=)|\\[1-9]|[*+?}]\+)"
+)
 
 
 def parse_matcher(text: str) -> Matcher:
@@ -36,23 +50,62 @@ def parse_matcher(text: str) -> Matcher:
         ValueError: not a matcher, or a regular expression that Prometheus would refuse.
     """
     found = _MATCHER.fullmatch(text)
-    name, op, value = found.group("name", "op", "value") if found else ("", "", "")
-    if not LABEL_NAME.fullmatch(name) or not op:
-        raise ValueError(
+    if found is None:
+        raise ValueError(_why_not(text))
+    matcher = _matcher(found, text)
+    if matcher.name == METRIC_NAME:
+        raise ValueError(f"{text!r} selects by name: write one watch for each 'metric'")
+    return matcher
+
+
+def parse_selector(text: str) -> tuple[str, tuple[Matcher, ...]]:
+    """The metric's name and the matchers of a selector as it stands in PromQL.
+
+    >>> name, matchers = parse_selector('up{job="api", env!~"dev|test"}')
+    >>> name, [str(one) for one in matchers]
+    ('up', ['job="api"', 'env!~"dev|test"'])
+
+    Raises:
+        ValueError: not a selector of one metric.
+    """
+    found = _SELECTOR.fullmatch(text)
+    if found is None:
+        pieces = text.partition("{")[2].rpartition("}")[0].split(",")
+        wrong = [one.strip() for one in pieces if one.strip() and not _MATCHER.fullmatch(one)]
+        why = _why_not(wrong[0]) if wrong else f"{text!r} does not select one metric{_EXAMPLE}"
+        raise ValueError(why)
+    matchers = [_matcher(one, one[0].strip()) for one in _MATCHER.finditer(found["inner"] or "")]
+    by_name = [one for one in matchers if one.name == METRIC_NAME]
+    names = [one.value for one in by_name if one.op is MatchOp.EQUAL]
+    if found["name"]:
+        names.append(found["name"])
+    if len(names) != 1 or len(by_name) + bool(found["name"]) > 1:
+        raise ValueError(f"{text!r} does not select one metric{_EXAMPLE}")
+    return names[0], tuple(one for one in matchers if one.name != METRIC_NAME)
+
+
+def _matcher(found: re.Match[str], text: str) -> Matcher:
+    value = _unquote(found["value"], text)
+    op = MatchOp(found["op"])
+    if op in (MatchOp.REGEX, MatchOp.NOT_REGEX):
+        check_regex(value)
+    return Matcher(found["name"], op, value)
+
+
+def _why_not(text: str) -> str:
+    """What is wrong with a text that is no matcher."""
+    near = _UNQUOTED.match(text)
+    if near is None:
+        return (
             f"{text!r} is not a matcher: write a label's name, one of = != =~ !~, and a quoted "
             "value, such as 'job=~\"api.*\"'"
         )
-    if name == METRIC_NAME:
-        raise ValueError(
-            f"{text!r} selects by name: write the name under 'metric', one watch for each"
-        )
-    if op == "==":
-        raise ValueError(f"{text!r} has '==': a matcher has one equals sign, {name}={value}")
-    matcher_op = MatchOp(op)
-    unquoted = _unquote(text, f"{name}{op}", value)
-    if matcher_op in (MatchOp.REGEX, MatchOp.NOT_REGEX):
-        check_regex(unquoted)
-    return Matcher(name, matcher_op, unquoted)
+    op, value = near["op"].replace("==", "="), near["value"].strip()
+    if near["op"] == "==":
+        return f"{text!r} has '==', a matcher has one equals sign: write {near['name']}=..."
+    if near.end() == len(text):
+        return f"{text!r} lacks quotes around the value: write {near['name']}{op}{quote(value)}"
+    return f"{text!r} is not one quoted value after {near['name']}{op}: close each quote once"
 
 
 def check_regex(pattern: str) -> None:
@@ -64,52 +117,34 @@ def check_regex(pattern: str) -> None:
     beyond = _NOT_RE2.search(pattern)
     if beyond is not None:
         raise ValueError(
-            f"{pattern!r} uses {beyond['what']!r}, which RE2, the engine of Prometheus, "
-            "does not have: write it without look-around and back-references"
+            f"{pattern!r} uses {beyond['what']!r}, which RE2, the engine of Prometheus, does not "
+            "have: write it without look-around, back-references and possessive repeats"
         )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
             re.compile(pattern, re.DOTALL)
-        except (
-            re.error,
-            FutureWarning,
-            DeprecationWarning,
-            OverflowError,
-            RecursionError,
-        ) as error:
+        except Warning as error:
+            raise ValueError(
+                f"{pattern!r} means different things to RE2 and to Python ({error}): write its "
+                "character classes out, such as [a-zA-Z]"
+            ) from None
+        except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
 
 
-def _unquote(text: str, front: str, value: str) -> str:
+def _unquote(value: str, text: str) -> str:
     """The string that a PromQL literal stands for."""
-    mark = value[:1]
-    if mark not in ('"', "'", "`") or mark == "":
-        raise ValueError(f"{text!r} lacks quotes around the value: write {front}{quote(value)}")
-    if len(value) < 2 or not value.endswith(mark):
-        raise ValueError(f"{text!r} does not end with the quote it opens, {mark}")
     inner = value[1:-1]
-    if mark == "`":
-        if "`" in inner:
-            raise ValueError(f"{text!r} has text after the closing quote")
+    if value.startswith("`"):
         return inner
-    rest = _ESCAPE.sub("", inner)
-    if mark in rest:
-        raise ValueError(f"{text!r} has text after the closing quote, or a quote without a \\")
     for escape in _ESCAPE.finditer(inner):
         if escape["bad"] is not None:
             raise ValueError(
                 f"{text!r} has the escape '\\{escape['bad']}', which PromQL does not know: "
                 "double the backslash, or put the value in backquotes"
             )
-    if inner.endswith("\\") and not _ends_escaped(inner):
-        raise ValueError(f"{text!r} does not end with the quote it opens, {mark}")
     return _ESCAPE.sub(_unescape, inner)
-
-
-def _ends_escaped(inner: str) -> bool:
-    """Whether the backslashes at the end are pairs, so that none escapes the closing quote."""
-    return (len(inner) - len(inner.rstrip("\\"))) % 2 == 0
 
 
 def _unescape(escape: re.Match[str]) -> str:

@@ -108,11 +108,11 @@ def _ms(given: Mapping[str, Any], name: str) -> int | None:
 
 def _thresholds(given: Mapping[str, Any]) -> list[Problem]:
     try:
-        finetune = values.parse_drift_threshold(given["drift_finetune_threshold"])
-        retrain = values.parse_drift_threshold(given["drift_retrain_threshold"])
-    except (ValueError, TypeError):
+        finetune, finetune_unit = values.threshold_parts(given["drift_finetune_threshold"])
+        retrain, retrain_unit = values.threshold_parts(given["drift_retrain_threshold"])
+    except ValueError:
         return []
-    if finetune.unit is not retrain.unit or finetune.number <= retrain.number:
+    if finetune_unit != retrain_unit or finetune <= retrain:
         return []
     return [
         Problem(

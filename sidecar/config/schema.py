@@ -16,10 +16,10 @@ from pydantic import AfterValidator, Field
 
 from sidecar.config import model_choice, rules, values
 from sidecar.config.http import RemoteReadConfig, RemoteWriteConfig
+from sidecar.config.matchers import parse_matcher, parse_selector
 from sidecar.config.messages import Section, section
-from sidecar.config.values import DriftThreshold, parse_drift_threshold, parse_matchers
 from sidecar.duration import parse_duration_ms
-from sidecar.errors import Problem
+from sidecar.errors import ConfigError, Problem
 from sidecar.remote.settings import HttpSettings
 from sidecar.series import Matcher, MatchOp, Selector
 
@@ -124,6 +124,28 @@ class WatchConfig(Section):
         return rules.of_watch(given)
 
     @classmethod
+    def from_selector(cls, text: str, **settings: Any) -> "WatchConfig":
+        """A watch on a selector as it stands in PromQL, with further settings by name.
+
+        >>> watch = WatchConfig.from_selector('up{env!="dev", job="api"}', horizon="10m")
+        >>> str(watch.selector), watch.horizon_steps
+        ('up{job="api", env!="dev"}', 10)
+
+        Raises:
+            ConfigError: not a selector of one metric, or a setting that is wrong.
+        """
+        try:
+            metric, matchers = parse_selector(text)
+        except ValueError as error:
+            raise ConfigError([Problem("", str(error))]) from None
+        equal = [one for one in matchers if one.op is MatchOp.EQUAL]
+        labels = {one.name: one.value for one in equal}
+        if len(labels) < len(equal):  # one label compared twice: only matchers can say that
+            labels = {}
+        rest = [str(one) for one in matchers if one.name not in labels or one not in equal]
+        return cls(metric, labels, matchers=rest, **settings)
+
+    @classmethod
     def explain(cls, name: str) -> str:
         return "belongs at the top of the file" if name in _names(SentinelConfig) else ""
 
@@ -159,14 +181,6 @@ class WatchConfig(Section):
         """How many instants the lookback holds."""
         return self.lookback_ms // self.granularity_ms
 
-    @cached_property
-    def drift_finetune(self) -> DriftThreshold:
-        return parse_drift_threshold(self.drift_finetune_threshold)
-
-    @cached_property
-    def drift_retrain(self) -> DriftThreshold:
-        return parse_drift_threshold(self.drift_retrain_threshold)
-
     @property
     def model_choice(self) -> str | type[Any]:
         """The model to build: a name of the registry, or a user's class."""
@@ -181,7 +195,7 @@ class WatchConfig(Section):
     def selector(self) -> Selector:
         """Which series: the name, then ``labels`` by name, then ``matchers`` as written."""
         equal = (Matcher(name, MatchOp.EQUAL, self.labels[name]) for name in sorted(self.labels))
-        return Selector.of(self.metric, *equal, *parse_matchers(self.matchers))
+        return Selector.of(self.metric, *equal, *map(parse_matcher, self.matchers))
 
     @property
     def output_metric(self) -> str:

@@ -7,9 +7,7 @@ what was found, and what to write instead.
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, TypeAlias
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
@@ -18,15 +16,13 @@ from croniter import croniter
 from croniter.croniter import CroniterBadDateError
 from pydantic import PlainValidator
 
-from sidecar.config.matchers import LABEL_NAME, parse_matcher
+from sidecar.config.matchers import LABEL_NAME, PLAIN_METRIC, parse_matcher, parse_selector
 from sidecar.config.model_choice import check_model, check_model_class
 from sidecar.duration import parse_duration_ms
 from sidecar.names import METRIC_NAME, is_own_output
 from sidecar.remote.settings import RESERVED_HEADERS, Secret
-from sidecar.series import Matcher
 
-_METRIC_NAME: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
-_MULTIPLE: Final = re.compile(r"(?P<number>[0-9.eE+-]+)\s*(?P<unit>x|%|)")
+_THRESHOLD: Final = re.compile(r"\s*(?P<number>[0-9]*\.?[0-9]+)\s*(?P<unit>x|%)\s*")
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 # Any instant does: a schedule that cannot fire is one that never does. 2024 is a leap year.
 _CRON_START: Final = datetime(2024, 1, 1, tzinfo=UTC)
@@ -45,60 +41,28 @@ class BadValue(ValueError):
     """A setting cannot be what was written; the message stands after the path."""
 
 
-class DriftUnit(StrEnum):
-    """What a drift threshold is measured in."""
+def threshold_parts(value: object) -> tuple[float, str]:
+    """The number and the unit (``x``, ``%`` or nothing) of a drift threshold.
 
-    MULTIPLE = "x"  # of the model's own validation MAE
-    PERCENT = "%"  # of the series' mean absolute level
-    ABSOLUTE = ""  # MAE in the series' own unit
-
-
-@dataclass(frozen=True, slots=True)
-class DriftThreshold:
-    """A rolling MAE above which something is done.
-
-    Attributes:
-        number: 1.5 for ``"1.5x"``, 10.0 for ``"10%"``, 0.3 for ``0.3``.
-    """
-
-    number: float
-    unit: DriftUnit
-
-    def mae(self, validation_mae: float, level: float) -> float:
-        """The threshold as an MAE for a series of this validation MAE and mean absolute level.
-
-        >>> parse_drift_threshold("10%").mae(validation_mae=3.0, level=50.0)
-        5.0
-        """
-        scale = {
-            DriftUnit.MULTIPLE: validation_mae,
-            DriftUnit.PERCENT: level / 100,
-            DriftUnit.ABSOLUTE: 1.0,
-        }
-        return self.number * scale[self.unit]
-
-    def __str__(self) -> str:
-        return f"{self.number:g}{self.unit.value}"
-
-
-def parse_drift_threshold(value: str | float) -> DriftThreshold:
-    """A threshold as configured: ``"1.5x"``, ``"10%"`` or a bare number.
+    >>> threshold_parts("1.5x"), threshold_parts(0.3)
+    ((1.5, 'x'), (0.3, ''))
 
     Raises:
-        BadValue: not one of these, or not above zero.
+        BadValue: not one of the forms, or not above zero.
     """
-    found = _MULTIPLE.fullmatch(str(value).strip()) if not isinstance(value, bool) else None
-    number = _number(found["number"]) if found else math.nan
-    if found is None or not 0 < number < math.inf:
+    text = "" if isinstance(value, bool) else str(value)
+    found = _THRESHOLD.fullmatch(text)
+    number = float(found["number"]) if found else _number(text)
+    if not 0 < number < math.inf:
         raise BadValue(
             f"{value!r} is not a drift threshold: write a multiple of the validation error such "
             "as '1.5x', a share of the level such as '10%', or an absolute error above 0"
         )
-    return DriftThreshold(number, DriftUnit(found["unit"]))
+    return number, found["unit"] if found else ""
 
 
 def _threshold(value: str | float) -> str | float:
-    parse_drift_threshold(value)
+    threshold_parts(value)
     return value
 
 
@@ -205,17 +169,13 @@ def _metric(value: object) -> str:
     if not isinstance(value, str):
         raise BadValue(f"{value!r} is not a metric's name: write text such as 'up'")
     if "{" in value:
-        name = value.partition("{")[0]
-        raise BadValue(
-            f"{value!r} is a selector: write metric: {name or '...'} and put the conditions "
-            "under 'labels' or 'matchers'"
-        )
+        raise BadValue(f"{value!r} is a selector: {_as_settings(value)}")
     if "(" in value:
         raise BadValue(
             f"{value!r} is an expression, and metric takes one name: record it with a recording "
             "rule and name the recorded series here"
         )
-    if value and not _METRIC_NAME.fullmatch(value):
+    if value and not PLAIN_METRIC.fullmatch(value):
         raise BadValue(
             f"{value!r} is not a metric's name: letters, digits, '_' and ':' only, not starting "
             "with a digit"
@@ -228,8 +188,18 @@ def _metric(value: object) -> str:
     return value
 
 
+def _as_settings(selector: str) -> str:
+    """What to write in place of a selector."""
+    try:
+        name, matchers = parse_selector(selector)
+    except ValueError:
+        return "write the bare name here, and conditions under 'labels' or 'matchers'"
+    texts = ", ".join(f"'{matcher}'" for matcher in matchers)
+    return f"write metric: {name}" + (f" and matchers: [{texts}]" if texts else "")
+
+
 def _output_name(value: object) -> str:
-    if not isinstance(value, str) or not _METRIC_NAME.fullmatch(value):
+    if not isinstance(value, str) or not PLAIN_METRIC.fullmatch(value):
         raise BadValue(
             f"{value!r} is not a metric's name: letters, digits, '_' and ':' only, not starting "
             "with a digit"
@@ -261,11 +231,6 @@ def _matchers(value: object) -> tuple[str, ...]:
     for one in value:
         parse_matcher(str(one))
     return tuple(str(one) for one in value)
-
-
-def parse_matchers(texts: Sequence[str]) -> tuple[Matcher, ...]:
-    """Checked texts as matchers."""
-    return tuple(parse_matcher(text) for text in texts)
 
 
 def check_steps(value: object) -> Literal["auto"] | tuple[int, ...]:
