@@ -99,18 +99,21 @@ make_venv() {
   "$python" -m venv "$venv"
 }
 
-# install_project [GROUP]: the project, editable, and a dependency group, all at the versions of
-# constraints.txt. A stamp makes the next time take no time; it goes when one of the files changes.
+# install_project run|test: the project, editable, and for `test` that dependency group, all at the
+# versions of constraints.txt. A stamp makes the next time take no time; it goes when one of the
+# files changes.
 install_project() {
-  local group=${1:-} stamp
+  local what=$1 stamp sum
   make_venv
-  stamp="$venv/.installed-${group:-run}-$(cat "$root/pyproject.toml" "$root/deploy/constraints.txt" | cksum | tr ' ' -)"
-  [ -e "$stamp" ] && return
-  say "installing the project${group:+ and what its ${group}s need}"
+  sum=$(cat "$root/pyproject.toml" "$root/deploy/constraints.txt" | cksum | tr ' ' -)
+  stamp="$venv/.installed-$what-$sum"
+  if [ -e "$stamp" ] || [ -e "$venv/.installed-test-$sum" ]; then return; fi
+  say "installing the project (to $what it)"
   local pip=("$venv/bin/python" -m pip install --quiet --constraint "$root/deploy/constraints.txt")
   "${pip[@]}" --upgrade pip  # --group is known since 25.1
-  # A user's own cwd does not matter to --group, which reads ./pyproject.toml unless told.
-  "${pip[@]}" --editable "$root" ${group:+--group "$root/pyproject.toml:$group"}
-  rm -f "$venv/.installed-${group:-run}-"*
+  local group=()
+  [ "$what" = run ] || group=(--group "$root/pyproject.toml:$what")
+  "${pip[@]}" --editable "$root" ${group[@]+"${group[@]}"}
+  rm -f "$venv/.installed-$what-"*
   touch "$stamp"
 }
