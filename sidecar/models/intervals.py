@@ -145,7 +145,8 @@ def observe(
     back = np.array(leads) - 1
     plain = half_widths / calibration.issued[:, back]
     tiny = np.finfo(np.float64).tiny
-    score = residuals / np.maximum(plain, tiny)
+    with np.errstate(over="ignore"):  # a residual against no width at all: the largest score
+        score = residuals / np.maximum(plain, tiny)
     use = np.isfinite(score) & (np.ones(n, bool) if steer is None else steer)[:, None]
     scores, place = _stored(calibration, np.clip(score, -1e6, 1e6), use)
     inside = np.abs(residuals) <= half_widths
