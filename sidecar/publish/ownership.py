@@ -1,0 +1,48 @@
+"""Which watch publishes what of a series that several watches match.
+
+The first watch in file order owns the series' ``expected``, ``actual``, ``anomaly_score`` and
+``model_info``; a later one adds its ``predicted`` only where its horizon is another. Decided from
+the selectors alone, so that it does not depend on which watch met a series first.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidecar.series import LabelSet, Selector
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What one watch would publish: series of ``metric`` at ``horizon`` for what it selects."""
+
+    selector: Selector
+    metric: str
+    horizon_ms: int
+
+
+class Ownership:
+    """Answers for all watches of a configuration, in file order."""
+
+    def __init__(self, claims: Sequence[Claim]) -> None:
+        self._claims = tuple(claims)
+        self._rivals = tuple(
+            tuple(earlier for earlier in claims[:index] if earlier.metric == claim.metric)
+            for index, claim in enumerate(claims)
+        )
+
+    def of(
+        self, watch: int, labels: Sequence[LabelSet]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """For each of N series: whether the watch owns it, and whether it may push predictions."""
+        owner = np.ones(len(labels), dtype=np.bool_)
+        predicts = np.ones(len(labels), dtype=np.bool_)
+        horizon_ms = self._claims[watch].horizon_ms
+        for earlier in self._rivals[watch]:
+            for row, one in enumerate(labels):
+                if earlier.selector.accepts(one):
+                    owner[row] = False
+                    predicts[row] &= earlier.horizon_ms != horizon_ms
+        return owner, predicts

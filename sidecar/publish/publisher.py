@@ -1,0 +1,226 @@
+"""Takes what a watch's cycle found out to the spool, to ``/metrics`` and to the query API."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidecar import names
+from sidecar.publish.exposition import GaugeRules, Page, prefixes, render
+from sidecar.publish.outputs import (
+    Column,
+    InstantOutcome,
+    OutputPlan,
+    OutputRules,
+    due_blocks,
+    output_labels,
+    plan_outputs,
+)
+from sidecar.publish.paths import ForecastPaths, OutputPaths
+from sidecar.remote.writer import WriteBlock
+from sidecar.series import Forecast, LabelSet, index_by_labels
+
+T = TypeVar("T")
+
+EMPTY_PAGE: Final = Page({}, 0)
+_PATH_SUFFIXES: Final = (
+    names.EXPECTED,
+    names.EXPECTED + names.LOWER,
+    names.EXPECTED + names.UPPER,
+)
+
+
+class InThread(Protocol):
+    """Runs a function off the event loop."""
+
+    async def __call__(self, function: Callable[..., T], /, *arguments: object) -> T: ...
+
+
+class Sink(Protocol):
+    """One endpoint that samples are delivered to."""
+
+    async def append(self, blocks: Sequence[WriteBlock]) -> object: ...
+
+    async def end_series(self, labels: Sequence[LabelSet], timestamp_ms: int) -> object: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Plans:
+    """What is made anew only when the series of a watch, or their versions, change."""
+
+    sources: tuple[LabelSet, ...]
+    versions: tuple[int, ...]
+    outputs: OutputPlan
+    gauges: list[list[str]]
+    owned: NDArray[np.int64]
+    expected: tuple[tuple[LabelSet, ...], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Publication:
+    """What one cycle found out that others are to see.
+
+    Attributes:
+        sources: N.
+        versions: (N,) int64, the version that serves each; 0 = none.
+        outcomes: oldest first; the last carries a forecast.
+        ended: the sources whose outputs end now.
+    """
+
+    sources: tuple[LabelSet, ...]
+    versions: NDArray[np.int64]
+    outcomes: tuple[InstantOutcome, ...]
+    ended: tuple[LabelSet, ...]
+
+
+class WatchPublisher:
+    """Publishes one watch.
+
+    Args:
+        watch_id: under which its paths are kept.
+        owns: says for N series which the watch owns and which it predicts (``Ownership.of``).
+        paths: what the query API reads.
+        gauge_limit: above this many gauges none is rendered (``/metrics`` would leave them out).
+    """
+
+    def __init__(
+        self,
+        watch_id: str,
+        outputs: OutputRules,
+        gauges: GaugeRules,
+        horizon_steps: int,
+        owns: Callable[[Sequence[LabelSet]], tuple[NDArray[np.bool_], NDArray[np.bool_]]],
+        sinks: Sequence[Sink],
+        paths: ForecastPaths,
+        gauge_limit: int,
+    ) -> None:
+        self._watch_id = watch_id
+        self._outputs = outputs
+        self._gauge_rules = gauges
+        self._horizon_steps = horizon_steps
+        self._owns = owns
+        self._sinks = sinks
+        self._paths = paths
+        self._gauge_limit = gauge_limit
+        self._plans: Plans | None = None
+        self.page = EMPTY_PAGE
+
+    async def publish(self, found: Publication, in_thread: InThread) -> None:
+        """Hand everything on; afterwards the samples are accepted for delivery.
+
+        One endpoint that fails does not keep the samples from the others.
+        """
+        before = self._plans
+        prepared = await in_thread(self._prepare, found)
+        self._plans, self.page = prepared.plans, prepared.page
+        self._paths.replace(self._watch_id, prepared.paths)
+        instant_ms = found.outcomes[-1].instant_ms
+        ended = [*prepared.ended, *_superseded(before, prepared.plans)]
+        results = await asyncio.gather(
+            *(self._deliver(sink, prepared.blocks, ended, instant_ms) for sink in self._sinks),
+            return_exceptions=True,
+        )
+        failures = [one for one in results if isinstance(one, BaseException)]
+        if failures:
+            raise failures[0]
+
+    def withdraw(self) -> None:
+        """Take back what is shown as of now: it has grown too old to be believed."""
+        self.page = EMPTY_PAGE
+        self._paths.remove(self._watch_id)
+
+    def outputs_of(self, sources: Sequence[LabelSet]) -> tuple[LabelSet, ...]:
+        """The series that say what each of N sources should be, to ask how far they are written."""
+        column = Column(names.EXPECTED, "expected")
+        return tuple(output_labels(one, self._outputs, column, "") for one in sources)
+
+    async def _deliver(
+        self,
+        sink: Sink,
+        blocks: Sequence[WriteBlock],
+        ended: Sequence[LabelSet],
+        instant_ms: int,
+    ) -> None:
+        await sink.append(blocks)
+        if ended:
+            await sink.end_series(ended, instant_ms)
+
+    def _prepare(self, found: Publication) -> "Prepared":
+        """Everything that takes time, made in a thread."""
+        plans = self._planned(found)
+        forecast = found.outcomes[-1].forecast
+        assert forecast is not None, "the newest outcome carries the forecast"
+        blocks = [
+            block for outcome in found.outcomes for block in due_blocks(plans.outputs, outcome)
+        ]
+        rows = index_by_labels(plans.sources)
+        ended = [label for one in found.ended for label in plans.outputs.rows_of(rows[one])]
+        gauges = len(plans.sources) * self._horizon_steps
+        page = (
+            render(self._gauge_rules, plans.gauges, forecast)
+            if gauges <= self._gauge_limit
+            else Page({}, gauges)
+        )
+        return Prepared(plans, blocks, tuple(ended), page, _paths(plans, forecast))
+
+    def _planned(self, found: Publication) -> Plans:
+        versions = tuple(found.versions.tolist())
+        old = self._plans
+        if old is not None and old.sources == found.sources and old.versions == versions:
+            return old
+        spelled = [f"v{version}" for version in versions]
+        owner, predicts = self._owns(found.sources)
+        outputs = plan_outputs(self._outputs, found.sources, spelled, owner, predicts)
+        gauges = prefixes(self._gauge_rules, found.sources, spelled, self._horizon_steps)
+        rows = np.flatnonzero(owner)
+        expected = tuple(
+            tuple(
+                output_labels(found.sources[row], self._outputs, Column(suffix, "expected"), "")
+                for row in rows
+            )
+            for suffix in _PATH_SUFFIXES
+        )
+        return Plans(found.sources, versions, outputs, gauges, rows, expected)
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What ``publish`` hands on."""
+
+    plans: Plans
+    blocks: list[WriteBlock]
+    ended: tuple[LabelSet, ...]
+    page: Page
+    paths: list[OutputPaths]
+
+
+def _paths(plans: Plans, forecast: Forecast) -> list[OutputPaths]:
+    """``expected`` and its band beyond now: the newest forecast's path."""
+    return [
+        OutputPaths(labels, forecast.instants_ms, values[plans.owned])
+        for labels, values in zip(
+            plans.expected, (forecast.mean, forecast.lower, forecast.upper), strict=True
+        )
+        if labels
+    ]
+
+
+def _superseded(before: Plans | None, after: Plans) -> list[LabelSet]:
+    """Output series that the new plan no longer has: those that named another version.
+
+    A source that is forgotten had ended before, with a marker of its own.
+    """
+    if before is None or before is after:
+        return []
+    stay, sources = set(after.outputs.labels), set(after.sources)
+    n = len(before.sources)
+    return [
+        label
+        for place, label in enumerate(before.outputs.labels)
+        if before.sources[place % n] in sources
+        and before.versions[place % n] > 0
+        and label not in stay
+    ]

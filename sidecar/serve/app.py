@@ -1,0 +1,91 @@
+"""The aiohttp application: what answers on ``emitter_port``.
+
+The routes of the query API and the remote-read server are made in their own modules and mounted
+here. Handlers only read what the cycles left for them; none computes or waits for a disk.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from aiohttp import web
+
+from sidecar.publish.exposition import CONTENT_TYPE, Page, join
+from sidecar.serve.metrics import SelfMetrics
+
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Board(Protocol):
+    """What the application shows of the running sidecar."""
+
+    def pages(self) -> Iterable[Page]:
+        """The prediction gauges of each watch."""
+
+    def not_ready(self) -> str:
+        """Why the sidecar is not ready yet; empty once it is."""
+
+    def status(self) -> Mapping[str, Any]:
+        """Facts of every series, keyed by its notation; JSON-ready."""
+
+
+def build_app(
+    board: Board,
+    metrics: SelfMetrics,
+    *,
+    exposition_max_series: int,
+    routes: Sequence[web.RouteDef] = (),
+) -> web.Application:
+    """The application with its own routes and those of the other modules."""
+    app = web.Application(middlewares=[_plain_errors], client_max_size=32 * 1024 * 1024)
+    app.add_routes(
+        [
+            web.get("/metrics", _metrics(board, metrics, exposition_max_series)),
+            web.get("/-/healthy", _healthy),
+            web.get("/-/ready", _ready(board)),
+            web.get("/api/v1/status", _status(board)),
+            *routes,
+        ]
+    )
+    return app
+
+
+def _metrics(board: Board, metrics: SelfMetrics, max_series: int) -> _Handler:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        body = metrics.render()
+        if request.query.getall("collect[]", []) != ["self"]:
+            pages = list(board.pages())
+            if sum(page.series for page in pages) <= max_series:
+                body += join(pages).encode()
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
+
+    return handler
+
+
+async def _healthy(_: web.Request) -> web.StreamResponse:
+    return web.Response(text="Sentinel is healthy.\n")
+
+
+def _ready(board: Board) -> _Handler:
+    async def handler(_: web.Request) -> web.StreamResponse:
+        why_not = board.not_ready()
+        if why_not:
+            return web.Response(status=503, text=f"Sentinel is not ready: {why_not}\n")
+        return web.Response(text="Sentinel is ready.\n")
+
+    return handler
+
+
+def _status(board: Board) -> _Handler:
+    async def handler(_: web.Request) -> web.StreamResponse:
+        return web.json_response({"status": "success", "data": board.status()})
+
+    return handler
+
+
+@web.middleware
+async def _plain_errors(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPNotFound:
+        text = "404: no such page. Try /metrics, /-/healthy, /-/ready or /api/v1/status\n"
+        return web.Response(status=404, text=text)

@@ -1,0 +1,323 @@
+"""Fits for all watches: takes what waits, trains it in the workers, gates it, hands it back.
+
+A fit never delays a cycle: the watch goes on being served from the state it has, and puts what is
+delivered into service between two of its cycles.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidecar.errors import RemoteError, SidecarError
+from sidecar.known import Fitted, Known, blank_state
+from sidecar.learning import gate, residuals
+from sidecar.learning.gate import Gate, GateSettings, Verdicts
+from sidecar.learning.schedule import FitBatch, FitQueue, Mode, Trigger
+from sidecar.learning.training import FINETUNE, FULL, TrainingOutcome
+from sidecar.learning.worker import ModelSpec
+from sidecar.learning.workers import FitJob, FitPool, FitResult, FitsStopped
+from sidecar.models.contract import ForecastModel, State, put, take
+from sidecar.models.naive import NaiveModel
+from sidecar.names import Reason
+from sidecar.publish.publisher import InThread
+from sidecar.series import LabelSet, SeriesBatch, index_by_labels
+
+log = logging.getLogger(__name__)
+
+LARGEST_BATCH: Final = 1_000
+
+
+class Trainee(Protocol):
+    """A watch, as the trainer sees it."""
+
+    @property
+    def watch_id(self) -> str: ...
+
+    @property
+    def model(self) -> ForecastModel[State]: ...
+
+    @property
+    def spec(self) -> ModelSpec: ...
+
+    @property
+    def horizon_steps(self) -> int: ...
+
+    @property
+    def learned(self) -> Known: ...
+
+    async def history(self, series: Sequence[str]) -> SeriesBatch:
+        """The training window of the series with these keys, up to the origin."""
+
+    def deliver(self, fitted: Fitted) -> None:
+        """Take what was fitted."""
+
+    def failed(self, series: Sequence[str], error: Exception) -> None:
+        """Take note that nothing was fitted for these, and why."""
+
+
+class VersionBook(Protocol):
+    """Keeps what was learned; called in a thread."""
+
+    def record(self, training: "Training") -> NDArray[np.int64]:
+        """Save the promoted rows; (n,) their version numbers, 0 for rows that were refused."""
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """One trained batch with its verdicts: n series, every array n first.
+
+    Attributes:
+        batch: what asked for it, and how.
+        labels: n.
+        end_ms: the newest instant learned from.
+        outcome: the figures and the state.
+        verdicts: what the gate said of each.
+        drift: (n,) how many times its own error a series made when it asked; NaN if it did not.
+    """
+
+    batch: FitBatch
+    model: ForecastModel[State]
+    spec: ModelSpec
+    labels: tuple[LabelSet, ...]
+    end_ms: int
+    outcome: TrainingOutcome
+    verdicts: Verdicts
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingNote:
+    """What there is to count and log about one batch."""
+
+    watch: str
+    model: str
+    trigger: str
+    promoted: int
+    refused: Mapping[str, int]
+    seconds: float
+
+
+class Trainer:
+    """Takes batches from the queue as long as the pool has places.
+
+    Args:
+        now_ms: the clock, for the queue's budget.
+        note: told of every batch, for metrics.
+    """
+
+    def __init__(
+        self,
+        pool: FitPool,
+        queue: FitQueue,
+        book: VersionBook,
+        settings: GateSettings,
+        in_thread: InThread,
+        now_ms: Callable[[], int],
+        note: Callable[[TrainingNote], None],
+    ) -> None:
+        self._pool = pool
+        self._queue = queue
+        self._book = book
+        self._settings = settings
+        self._in_thread = in_thread
+        self._now_ms = now_ms
+        self._note = note
+        self._trainees: dict[str, Trainee] = {}
+        self._asked = asyncio.Event()
+        self._running: set[asyncio.Task[None]] = set()
+
+    def enrol(self, trainee: Trainee) -> None:
+        self._trainees[trainee.watch_id] = trainee
+
+    def dismiss(self, watch_id: str) -> None:
+        self._trainees.pop(watch_id, None)
+        self._queue.drop(watch_id)
+
+    @property
+    def waiting(self) -> int:
+        """Series in the queue and batches under way."""
+        return len(self._queue) + len(self._running)
+
+    def ask(
+        self,
+        watch_id: str,
+        series: Sequence[str],
+        trigger: Trigger,
+        mode: Mode,
+        drift: Sequence[float] = (),
+    ) -> None:
+        """Queue fits of some series of a watch; what was fitted comes by ``deliver``."""
+        self._queue.push(watch_id, series, trigger, mode, self._now_ms(), drift)
+        self._asked.set()
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Train what waits until stopped."""
+        while not stopping.is_set():
+            self._asked.clear()
+            while len(self._running) <= self._pool.processes:
+                batch = self._queue.pop(self._now_ms(), LARGEST_BATCH)
+                if batch is None:
+                    break
+                task = asyncio.create_task(self._train(batch))
+                self._running.add(task)
+                task.add_done_callback(self._finished)
+            try:  # a budget that refills wakes nobody, so look again from time to time
+                await asyncio.wait_for(self._asked.wait(), 1.0)
+            except TimeoutError:
+                continue
+
+    async def stop(self) -> None:
+        """End what is under way; the workers are ended by the pool's own ``stop``."""
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._asked.set()
+
+    async def _train(self, batch: FitBatch) -> None:
+        trainee = self._trainees.get(batch.watch)
+        if trainee is None:
+            return
+        try:
+            await self._trained(trainee, batch)
+        except FitsStopped:
+            return
+        except (SidecarError, RemoteError) as error:
+            log.warning("watch %s: %d fits put off: %s", batch.watch, len(batch.series), error)
+            trainee.failed(batch.series, error)
+        except Exception as error:  # one batch must not end the trainer
+            log.exception("watch %s: a batch of fits failed", batch.watch)
+            trainee.failed(batch.series, error)
+
+    async def _trained(self, trainee: Trainee, batch: FitBatch) -> None:
+        history = await trainee.history(batch.series)
+        if not history.labels:
+            return
+        result = await self._pool.submit(_job(trainee, batch, history))
+        fitted, note = await self._in_thread(self._judged, trainee, batch, history, result)
+        self._note(note)
+        trainee.deliver(fitted)
+
+    def _judged(
+        self, trainee: Trainee, batch: FitBatch, history: SeriesBatch, result: FitResult
+    ) -> tuple[Fitted, TrainingNote]:
+        """Gate, number and save what came back; the rows that did not get a reason."""
+        n = len(history.labels)
+        naive = NaiveModel().fit(history.grid.instants_ms, history.values)
+        empty = np.full(n, np.nan)
+        fitted = Fitted(
+            labels=history.labels,
+            end_ms=history.grid.end_ms,
+            state=blank_state(trainee.model, n),
+            naive=naive,
+            promoted=np.zeros(n, dtype=np.bool_),
+            serves_naive=np.zeros(n, dtype=np.bool_),
+            versions=np.zeros(n, dtype=np.int64),
+            why_unfitted=tuple(
+                result.failures[row].reason if row in result.failures else None for row in range(n)
+            ),
+            mae=empty,
+            centre=empty,
+            scale=empty,
+            n_samples=np.isfinite(history.values).sum(axis=1),
+        )
+        codes: list[str] = [failure.reason for failure in result.failures.values()]
+        if result.outcome is not None:
+            training = self._gated(trainee, batch, history, result.rows, result.outcome)
+            versions = self._book.record(training)
+            fitted = _merged(fitted, result.rows, training, versions)
+            codes += training.verdicts.code
+        refused: dict[str, int] = {}
+        for code in codes:
+            refused[code] = refused.get(code, 0) + 1
+        return fitted, TrainingNote(
+            watch=batch.watch,
+            model=trainee.model.name,
+            trigger=batch.trigger.name.lower(),
+            promoted=int(fitted.promoted.sum()),
+            refused=refused,
+            seconds=result.seconds,
+        )
+
+    def _gated(
+        self,
+        trainee: Trainee,
+        batch: FitBatch,
+        history: SeriesBatch,
+        rows: NDArray[np.int64],
+        outcome: TrainingOutcome,
+    ) -> Training:
+        """What the gate says, holding each candidate against the recorded live residuals."""
+        known = trainee.learned
+        labels = tuple(history.labels[row] for row in rows)
+        at = index_by_labels(known.labels)
+        places = np.array([at.get(one, -1) for one in labels], dtype=np.int64)
+        live = np.full(outcome.residuals.shape, np.nan)
+        met = np.flatnonzero(places >= 0)
+        recorded = residuals.live_residuals(known.tracker, outcome.instants_ms)
+        live[met] = recorded[places[met]]
+        serving = np.zeros(len(labels), dtype=np.bool_)
+        serving[met] = known.versions[places[met]] > 0
+        verdicts = gate.decide(outcome, live, serving, self._settings)
+        return Training(
+            batch, trainee.model, trainee.spec, labels, history.grid.end_ms, outcome, verdicts
+        )
+
+
+def _job(trainee: Trainee, batch: FitBatch, history: SeriesBatch) -> FitJob:
+    warm = None
+    if batch.mode is Mode.FINETUNE:
+        at = index_by_labels(trainee.learned.labels)
+        rows = np.array([at[one] for one in history.labels], dtype=np.int64)
+        warm = take(trainee.learned.state, rows)
+    return FitJob(
+        spec=trainee.spec,
+        state_type=trainee.model.state_type,
+        t_ms=history.grid.instants_ms,
+        y=history.values,
+        horizon_steps=trainee.horizon_steps,
+        mode=FINETUNE if batch.mode is Mode.FINETUNE else FULL,
+        warm=warm,
+    )
+
+
+def _merged(
+    fitted: Fitted, rows: NDArray[np.int64], training: Training, versions: NDArray[np.int64]
+) -> Fitted:
+    """The blank result of a batch with the rows that came through put in."""
+    outcome, verdicts = training.outcome, training.verdicts
+    why = list(fitted.why_unfitted)
+    for row, reason in zip(rows.tolist(), outcome.reasons, strict=True):
+        why[row] = Reason(reason) if reason else None
+    serves_naive = verdicts.where(Gate.PROMOTED_NAIVE)
+    promoted = verdicts.promoted | (serves_naive & outcome.fitted)
+
+    def placed(column: NDArray[np.float64]) -> NDArray[np.float64]:
+        out = np.full(len(fitted.labels), np.nan)
+        out[rows] = column
+        return out
+
+    def flags(column: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        out = np.zeros(len(fitted.labels), dtype=np.bool_)
+        out[rows] = column
+        return out
+
+    numbers = np.zeros(len(fitted.labels), dtype=np.int64)
+    numbers[rows] = versions
+    return replace(
+        fitted,
+        state=put(fitted.state, rows, outcome.state),
+        promoted=flags(promoted),
+        serves_naive=flags(serves_naive),
+        versions=numbers,
+        why_unfitted=tuple(why),
+        mae=placed(outcome.mae),
+        centre=placed(outcome.centre),
+        scale=placed(outcome.scale),
+    )

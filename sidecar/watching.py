@@ -1,0 +1,475 @@
+"""The life of one watch: find its series, learn their past, then a cycle at each instant.
+
+    find       which series match now, how often they are scraped, counter or gauge
+    backfill   the training window, read once in time slices
+    first fit  in the workers; meanwhile nothing is published
+    cycles     one at each instant; fits are asked for and put into service between two of them
+
+Where the sidecar was stopped and started again, the history ends at what was written last and the
+instants since then are replayed, so that ``expected`` has no hole and nothing is written twice.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final, Protocol
+
+import numpy as np
+
+from sidecar.config import WatchConfig
+from sidecar.cycle import (
+    Advance,
+    CycleRules,
+    SampleReader,
+    align,
+    due_instant_ms,
+    read_start_ms,
+    run_cycle,
+)
+from sidecar.duration import format_duration
+from sidecar.errors import RemoteError
+from sidecar.ingest.checks import scrape_interval_ms, staleness_ms
+from sidecar.ingest.counters import looks_like_counter
+from sidecar.ingest.history import HistoryBuilder
+from sidecar.known import Fitted, Known, adopt, begin
+from sidecar.learning import drift
+from sidecar.learning.drift import DriftSettings, Severity, Threshold
+from sidecar.learning.schedule import Cron, CronTrigger, Mode, Trigger, spread_ms
+from sidecar.learning.worker import ModelSpec
+from sidecar.models.contract import ForecastModel, State
+from sidecar.models.registry import ModelContext, build
+from sidecar.names import Reason
+from sidecar.publish.publisher import InThread, WatchPublisher
+from sidecar.remote.backoff import BackoffSettings, delay_s
+from sidecar.series import (
+    Grid,
+    LabelSet,
+    Matcher,
+    MatchOp,
+    RawSeries,
+    Selector,
+    SeriesBatch,
+    index_by_labels,
+)
+from sidecar.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+FORGET_MS: Final = 3_600_000
+# A stock receiver takes samples that are up to an hour behind its newest; five minutes are margin.
+RECEIVER_WINDOW_MS: Final = 55 * 60_000
+# So many values of history at most are held for one batch of fits: 96 MB.
+HISTORY_VALUES: Final = 12_000_000
+LEAST_HISTORY: Final = 1_440
+# Above this many series the whole selector is read again rather than each of them.
+READ_ONE_BY_ONE: Final = 24
+# How long a fit that went wrong, rather than lacked data, waits for its next try.
+RETRY_FIT_MS: Final = 600_000
+# How many of the newest instants stay at hand, so that a fit can catch up with those that came
+# while it ran: five minutes at one second, an hour at one minute.
+LEAST_AT_HAND: Final = 60
+AT_HAND_MS: Final = 300_000
+AGAIN: Final = BackoffSettings(base_s=1.0, cap_s=30.0)
+
+
+class SourceReader(SampleReader, Protocol):
+    """A reader that also reads long ranges piece by piece, oldest first."""
+
+    def read_slices(
+        self, selector: Selector, start_ms: int, end_ms: int
+    ) -> AsyncIterator[list[RawSeries]]: ...
+
+
+@dataclass(frozen=True)
+class Ports:
+    """What a watch needs of the rest of the house.
+
+    Attributes:
+        kind_of: the type that the server's metadata gives a metric; None where it has none.
+        written_until_ms: the newest instant accepted for delivery of some output series.
+        note: told of every cycle: instants, series, seconds, error.
+    """
+
+    reader: SourceReader
+    trainer: Trainer
+    in_thread: InThread
+    now_ms: Callable[[], int]
+    lookback_delta_ms: Callable[[], int]
+    kind_of: Callable[[str], Awaitable[str | None]]
+    written_until_ms: Callable[[Sequence[LabelSet]], Awaitable[int | None]]
+    note: Callable[["CycleNote"], None]
+
+
+@dataclass(frozen=True, slots=True)
+class CycleNote:
+    """What there is to count about one turn of a watch; ``error`` is empty where it went well."""
+
+    watch: str
+    seconds: float
+    instants: int
+    forecasts: int
+    error: str
+
+
+class Watch:
+    """One configured watch, alive.
+
+    Args:
+        publisher: where its output goes.
+        timezone: whose clock cron and daily patterns follow.
+    """
+
+    def __init__(
+        self, config: WatchConfig, publisher: WatchPublisher, ports: Ports, timezone: str
+    ) -> None:
+        self.config = config
+        self.publisher = publisher
+        self.known: Known | None = None
+        self.latest: Advance | None = None
+        self.trouble = ""
+        self.last_fit_ms: dict[str, int] = {}
+        self._ports = ports
+        context = ModelContext(config.granularity_ms, config.horizon_steps, config.n_lags, timezone)
+        self.model: ForecastModel[State] = build(config.model_choice, config.model_params, context)
+        self.spec = ModelSpec.of(config.model_choice, config.model_params, context)
+        spread = spread_ms(config.id, config.granularity_ms // 4)
+        self._offset_ms = config.query_offset_ms + spread
+        self._cron = CronTrigger(
+            Cron(config.cron, timezone), offset_ms=spread_ms(config.id, RETRY_FIT_MS)
+        )
+        self._rules: CycleRules | None = None
+        self._first_history: SeriesBatch | None = None
+        self._first: set[str] = set()
+        self._first_done = asyncio.Event()
+        self._retry_ms: dict[str, int] = {}
+        self._fitted: list[Fitted] = []
+        self._failures = 0
+
+    # What the trainer asks and tells
+
+    @property
+    def watch_id(self) -> str:
+        return self.config.id
+
+    @property
+    def horizon_steps(self) -> int:
+        return self.config.horizon_steps
+
+    @property
+    def learned(self) -> Known:
+        assert self.known is not None, "the trainer only knows watches that have begun"
+        return self.known
+
+    async def history(self, series: Sequence[str]) -> SeriesBatch:
+        """The training window up to the origin of the series with these keys."""
+        known, rules = self._learned
+        wanted = set(series)
+        labels = [one for one in known.labels if one.key in wanted]
+        held = self._first_history
+        if held is None or held.grid.end_ms != known.origin_ms or not wanted <= self._first:
+            held = await self._read_history(rules, labels, known)
+        return await self._ports.in_thread(_rows_of, held, labels)
+
+    def deliver(self, fitted: Fitted) -> None:
+        """Called by the trainer; put into service before the next cycle."""
+        self._fitted.append(fitted)
+        now_ms = self._ports.now_ms()
+        for row, one in enumerate(fitted.labels):
+            self._first.discard(one.key)
+            if fitted.promoted[row]:
+                self.last_fit_ms[one.key] = now_ms
+                self._retry_ms.pop(one.key, None)
+            else:
+                self._retry_ms[one.key] = now_ms + self._pause_ms(fitted, row)
+        self._wake_when_first_done()
+
+    def failed(self, series: Sequence[str], error: Exception) -> None:
+        """Called by the trainer: nothing was fitted for these, and it is worth another try."""
+        self.trouble = f"fits failed: {error}"
+        again_ms = self._ports.now_ms() + RETRY_FIT_MS // 10
+        for key in series:
+            self._first.discard(key)
+            self._retry_ms[key] = again_ms
+        self._wake_when_first_done()
+
+    def _pause_ms(self, fitted: Fitted, row: int) -> int:
+        """When a series that got no version is tried again: as soon as it can have enough data."""
+        if fitted.why_unfitted[row] is not Reason.INSUFFICIENT_HISTORY:
+            return RETRY_FIT_MS
+        lacking = self.model.min_instants - int(fitted.n_samples[row])
+        return max(1, lacking) * self.config.granularity_ms
+
+    def _wake_when_first_done(self) -> None:
+        if not self._first:
+            self._first_history = None
+            self._first_done.set()
+
+    # Its life
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Turn after turn until stopped; what goes wrong costs this watch this turn only."""
+        while not stopping.is_set():
+            wait_s = await self.turn()
+            try:
+                await asyncio.wait_for(stopping.wait(), wait_s)
+            except TimeoutError:
+                continue
+
+    async def turn(self) -> float:
+        """Bring the watch up to now; seconds until the next turn."""
+        begun = asyncio.get_running_loop().time()
+        instants = forecasts = 0
+        error = ""
+        try:
+            result = await self._advanced()
+            if result is not None:
+                instants = len(result.outcomes)
+                forecasts = sum(reason is None for reason in result.reasons)
+            self._failures, self.trouble = 0, ""
+        except RemoteError as failure:
+            error = self._out_of_reach(failure)
+        except Exception as failure:  # one watch must not stop another
+            log.exception("watch %s: a cycle failed; the next one starts afresh", self.title)
+            error = self._out_of_reach(failure)
+        seconds = asyncio.get_running_loop().time() - begun
+        self._ports.note(CycleNote(self.watch_id, seconds, instants, forecasts, error))
+        if self._failures:
+            return min(delay_s(self._failures, AGAIN), self.config.granularity_ms / 1000)
+        return self._until_next_s()
+
+    @property
+    def title(self) -> str:
+        """What the log calls the watch."""
+        return str(self.config.selector)
+
+    @property
+    def _learned(self) -> tuple[Known, CycleRules]:
+        assert self._rules is not None, "the rules are made before the watch begins"
+        return self.learned, self._rules
+
+    async def _advanced(self) -> Advance | None:
+        """One turn: begin if need be, put fits into service, run the cycle, ask for fits."""
+        instant_ms = due_instant_ms(
+            self._ports.now_ms(), self.config.granularity_ms, self._offset_ms
+        )
+        if self.known is None and not await self._begun(instant_ms):
+            log.info("watch %s matches no series yet", self.title)
+            return None
+        await self._put_into_service()
+        known, rules = self._learned
+        if instant_ms <= known.origin_ms:
+            return None
+        known, result = await run_cycle(
+            rules,
+            self.model,
+            known,
+            instant_ms,
+            self._ports.reader,
+            self._ports.in_thread,
+            self.publisher,
+        )
+        self.known, self.latest = known, result
+        self._ask_for_fits(result)
+        self._log(result)
+        return result
+
+    async def _begun(self, instant_ms: int) -> bool:
+        """Find the series, read their past, and wait for their first fit; False if there are none.
+
+        Raises:
+            RemoteError: reading failed; the next turn begins again.
+        """
+        found = await self._found(instant_ms)
+        if not found:
+            return False
+        self._rules = rules = await self._ruled(found)
+        labels = sorted(one.labels for one in found)[: rules.max_series]
+        end_ms = await self._history_end_ms(labels, instant_ms)
+        history = await self._read_past(rules, self.config.selector, end_ms, len(labels))
+        if not history.labels:
+            return False
+        history = await self._ports.in_thread(_rows_of, history, history.labels[: rules.max_series])
+        width = max(LEAST_AT_HAND, self.config.n_lags, AT_HAND_MS // rules.granularity_ms)
+        self.known = await self._ports.in_thread(
+            begin, self.model, history, width, self.config.horizon_steps
+        )
+        self._first_history = history
+        self._first = {one.key for one in history.labels}
+        self._first_done.clear()
+        self._ports.trainer.enrol(self)
+        self._ports.trainer.ask(self.watch_id, sorted(self._first), Trigger.FIRST, Mode.FULL)
+        await self._first_done.wait()
+        return True
+
+    async def _found(self, instant_ms: int) -> list[RawSeries]:
+        """What the selector matches at present."""
+        reach_ms = max(self._ports.lookback_delta_ms(), 3 * self.config.granularity_ms)
+        now_ms = self._ports.now_ms()
+        raw = await self._ports.reader.read(
+            self.config.selector, min(instant_ms, now_ms) - reach_ms, now_ms
+        )
+        return [one for one in raw if one.timestamps_ms.size]
+
+    async def _ruled(self, found: Sequence[RawSeries]) -> CycleRules:
+        """The rules, with what only the data can tell: scrape interval, counter or gauge."""
+        config = self.config
+        interval_ms = scrape_interval_ms(found)
+        lookback_ms = self._ports.lookback_delta_ms()
+        transform = config.transform
+        if transform == "auto":
+            kind = await self._ports.kind_of(config.metric)
+            counts = looks_like_counter(config.metric, found, kind)
+            transform = "rate" if counts else "none"
+        return CycleRules(
+            watch=self.watch_id,
+            selector=config.selector,
+            granularity_ms=config.granularity_ms,
+            horizon_steps=config.horizon_steps,
+            transform=transform,
+            staleness_ms=staleness_ms(config.granularity_ms, interval_ms, lookback_ms),
+            overlap_ms=config.query_offset_ms + 2 * (interval_ms or config.granularity_ms),
+            patience_ms=max(lookback_ms, 2 * config.granularity_ms),
+            forget_ms=max(FORGET_MS, 4 * config.granularity_ms),
+            max_series=config.max_series,
+            non_negative=transform == "rate",
+            drift=DriftSettings(
+                finetune=Threshold.parse(config.drift_finetune_threshold),
+                retrain=Threshold.parse(config.drift_retrain_threshold),
+            ),
+        )
+
+    async def _history_end_ms(self, labels: Sequence[LabelSet], instant_ms: int) -> int:
+        """Where the history ends: at what was written last, if the rest can still be caught up."""
+        written = await self._ports.written_until_ms(self.publisher.outputs_of(labels))
+        if written is None or not 0 <= instant_ms - written <= RECEIVER_WINDOW_MS:
+            return instant_ms
+        return written // self.config.granularity_ms * self.config.granularity_ms
+
+    async def _read_history(
+        self, rules: CycleRules, labels: Sequence[LabelSet], known: Known
+    ) -> SeriesBatch:
+        if len(labels) > READ_ONE_BY_ONE:
+            return await self._read_past(
+                rules, self.config.selector, known.origin_ms, len(known.labels)
+            )
+        parts = [
+            await self._read_past(rules, _only(one), known.origin_ms, len(labels)) for one in labels
+        ]
+        values = [part.values for part in parts]
+        return SeriesBatch(
+            tuple(one for part in parts for one in part.labels),
+            parts[0].grid,
+            np.concatenate(values),
+        )
+
+    async def _read_past(
+        self, rules: CycleRules, selector: Selector, end_ms: int, count: int
+    ) -> SeriesBatch:
+        """The training window of everything a selector matches, on the grid."""
+        step_ms = rules.granularity_ms
+        size = self.config.training_window_ms // step_ms
+        size = max(2, min(size, max(LEAST_HISTORY, HISTORY_VALUES // max(1, count))))
+        grid = Grid(end_ms, step_ms, size)
+        start_ms = read_start_ms(replace(rules, overlap_ms=0), grid.start_ms)
+        reach_ms = 2 * step_ms + rules.staleness_ms
+        builder = HistoryBuilder(grid, partial(align, rules), reach_ms)
+        async for raw in self._ports.reader.read_slices(selector, start_ms, end_ms):
+            await self._ports.in_thread(builder.add, raw)
+        return await self._ports.in_thread(builder.finish)
+
+    # Between two cycles
+
+    async def _put_into_service(self) -> None:
+        waiting, self._fitted = self._fitted, []
+        for fitted in waiting:
+            known, _ = self._learned
+            try:
+                self.known = await self._ports.in_thread(adopt, self.model, known, fitted)
+            except ValueError as error:
+                log.warning("watch %s: a fit came too late: %s", self.title, error)
+
+    def _ask_for_fits(self, result: Advance) -> None:
+        known, rules = self._learned
+        now_ms = self._ports.now_ms()
+        keys = [one.key for one in known.labels]
+        alive = ~known.ended
+        for key in (one.key for one in result.newcomers):
+            self._retry_ms.setdefault(key, now_ms)
+        unfitted = [
+            key
+            for row, key in enumerate(keys)
+            if known.versions[row] == 0 and alive[row] and self._retry_ms.get(key, now_ms) <= now_ms
+        ]
+        for key in unfitted:  # asked for now; the next try is set by what comes of it
+            self._retry_ms[key] = now_ms + RETRY_FIT_MS
+        self._ask(unfitted, Trigger.FIRST, Mode.FULL)
+        self._ask_for_drift(result, rules)
+        if self._cron.poll(now_ms) is not None:
+            self._ask([key for row, key in enumerate(keys) if alive[row]], Trigger.CRON, Mode.FULL)
+
+    def _ask_for_drift(self, result: Advance, rules: CycleRules) -> None:
+        known, _ = self._learned
+        due = np.where((known.versions > 0) & ~known.ended, result.drift.due, 0)
+        for severity, mode in ((Severity.FINETUNE, Mode.FINETUNE), (Severity.RETRAIN, Mode.FULL)):
+            rows = np.flatnonzero(due == severity)
+            self._ask(
+                [known.labels[row].key for row in rows],
+                Trigger.DRIFT,
+                mode,
+                result.drift.times[rows].tolist(),
+            )
+        rows = np.flatnonzero(due)
+        if rows.size:
+            moved = drift.queued(known.drift, rules.drift, known.origin_ms, rows, due[rows])
+            self.known = replace(known, drift=moved)
+
+    def _ask(
+        self, keys: Sequence[str], trigger: Trigger, mode: Mode, times: Sequence[float] = ()
+    ) -> None:
+        if keys:
+            self._ports.trainer.ask(self.watch_id, keys, trigger, mode, times)
+
+    # Telling
+
+    def _out_of_reach(self, error: Exception) -> str:
+        """Note a failed turn; forecasts that have grown too old are withdrawn, not repeated."""
+        self._failures += 1
+        self.trouble = str(error) or type(error).__name__
+        if self._failures == 1 or (isinstance(error, RemoteError) and self._failures % 10 == 0):
+            log.warning("watch %s: %s; trying again", self.title, self.trouble)
+        if self.known is not None and self._rules is not None:
+            age_ms = self._ports.now_ms() - self.known.origin_ms
+            if age_ms > self._rules.patience_ms:
+                self.publisher.withdraw()
+        return self.trouble
+
+    def _until_next_s(self) -> float:
+        granularity_ms = self.config.granularity_ms
+        now_ms = self._ports.now_ms()
+        next_ms = due_instant_ms(now_ms, granularity_ms, self._offset_ms) + granularity_ms
+        return max(0.0, (next_ms + self._offset_ms - now_ms) / 1000) + 0.001
+
+    def _log(self, result: Advance) -> None:
+        fresh = sum(reason is None for reason in result.reasons)
+        log.info(
+            "watch %s: %d of %d series forecast %s ahead%s",
+            self.title,
+            fresh,
+            len(result.labels),
+            format_duration(self.config.horizon_ms),
+            f", {len(result.outcomes)} instants caught up" if len(result.outcomes) > 1 else "",
+        )
+
+
+def _only(labels: LabelSet) -> Selector:
+    """A selector for one series (and those that have all its labels and more)."""
+    return Selector(tuple(Matcher(name, MatchOp.EQUAL, value) for name, value in labels.pairs))
+
+
+def _rows_of(batch: SeriesBatch, labels: Sequence[LabelSet]) -> SeriesBatch:
+    """Some series of a batch, in its order; those that are not in it are left out."""
+    at = index_by_labels(batch.labels)
+    rows = np.array([at[one] for one in labels if one in at], dtype=np.int64)
+    return SeriesBatch(tuple(batch.labels[row] for row in rows), batch.grid, batch.values[rows])
