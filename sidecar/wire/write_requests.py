@@ -1,0 +1,170 @@
+"""What a Prometheus pushes to us: remote write 1.0 and 2.0 bodies, already decompressed."""
+
+from collections.abc import MutableMapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from sidecar.errors import WireError
+from sidecar.series import FloatArray, LabelSet, RawSeries, TimeArray
+from sidecar.wire import types_pb2, write_v2_pb2
+from sidecar.wire.assemble import ALL_TIME, Assembler
+from sidecar.wire.labels import DialectV1, DialectV2, read_text
+from sidecar.wire.read_replies import encode_chunked_frames as encode_chunked_frames
+from sidecar.wire.read_replies import (
+    encode_read_response_samples as encode_read_response_samples,
+)
+from sidecar.wire.series_messages import SeriesMessages
+from sidecar.wire.template import WriteTemplateV2
+from sidecar.wire.varint import DELIMITED, Buffer, find_fields
+
+_SERIES_TAG_V1: Final = 1 << 3 | DELIMITED  # WriteRequest.timeseries
+_METADATA_TAG_V1: Final = 3 << 3 | DELIMITED  # WriteRequest.metadata
+_SYMBOLS_TAG_V2: Final = 4 << 3 | DELIMITED  # Request.symbols
+_SERIES_TAG_V2: Final = 5 << 3 | DELIMITED  # Request.timeseries
+_METADATA_TAG_V2: Final = 5 << 3 | DELIMITED  # TimeSeries.metadata
+
+_M = TypeVar("_M", bound=Message)
+
+
+class MetricType(StrEnum):
+    """What a metric is, as its exporter declared it; names as the HTTP API has them."""
+
+    UNKNOWN = "unknown"
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+    GAUGE_HISTOGRAM = "gaugehistogram"
+    SUMMARY = "summary"
+    INFO = "info"
+    STATESET = "stateset"
+
+
+_TYPES: Final = tuple(MetricType)  # in the order of their numbers, the same in both versions
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What a body held.
+
+    Attributes:
+        series: those with samples; timestamps strictly increasing.
+        samples: how many were in the body, duplicates of a timestamp included.
+        duplicates: how many of them were left out for a later one with the same timestamp.
+        histograms, exemplars: how many were in the body; they are skipped.
+        histogram_series: whose the histograms were.
+        types: what was declared, by the name of the metric family (1.0) or of the series (2.0).
+    """
+
+    series: list[RawSeries]
+    samples: int
+    duplicates: int
+    histograms: int
+    exemplars: int
+    histogram_series: tuple[LabelSet, ...]
+    types: dict[str, MetricType]
+
+
+def decode_write_v1(body: Buffer) -> list[RawSeries]:
+    """The series of a WriteRequest.
+
+    Raises:
+        WireError: it is malformed.
+    """
+    return decode_push_v1(body).series
+
+
+def decode_write_v2(body: Buffer) -> list[RawSeries]:
+    """The series of an io.prometheus.write.v2.Request.
+
+    Raises:
+        WireError: it is malformed, or refers to symbols that it does not have.
+    """
+    return decode_push_v2(body).series
+
+
+def decode_push_v1(body: Buffer, known: MutableMapping[bytes, LabelSet] | None = None) -> Pushed:
+    """All that a WriteRequest holds.
+
+    Args:
+        body: the protobuf.
+        known: label sets of earlier requests by their bytes: looked up, and added to. The caller
+            keeps it from growing for ever.
+
+    Raises:
+        WireError: it is malformed.
+    """
+    assembler = Assembler([ALL_TIME])
+    messages = SeriesMessages(body, assembler, DialectV1(body, known))
+    for start, end in find_fields(body, 0, len(body), _SERIES_TAG_V1):
+        messages.take(0, start, end)
+    messages.flush()
+    types = {}
+    for start, end in find_fields(body, 0, len(body), _METADATA_TAG_V1):
+        declared = _parsed(types_pb2.MetricMetadata, body[start:end])
+        types[declared.metric_family_name] = _type(declared.type)
+    return _pushed(assembler, messages, types)
+
+
+def decode_push_v2(body: Buffer) -> Pushed:
+    """All that an io.prometheus.write.v2.Request holds.
+
+    Raises:
+        WireError: it is malformed, or refers to symbols that it does not have.
+    """
+    symbols = [
+        read_text(body, start, end)
+        for start, end in find_fields(body, 0, len(body), _SYMBOLS_TAG_V2)
+    ]
+    assembler = Assembler([ALL_TIME])
+    ignored = frozenset((_METADATA_TAG_V2,))
+    messages = SeriesMessages(body, assembler, DialectV2(body, symbols), ignored)
+    types = {}
+    for start, end in find_fields(body, 0, len(body), _SERIES_TAG_V2):
+        labels = messages.take(0, start, end)
+        for at, after in find_fields(body, start, end, _METADATA_TAG_V2):
+            declared = _parsed(write_v2_pb2.Metadata, body[at:after])
+            types[labels.metric] = _type(declared.type)
+    messages.flush()
+    return _pushed(assembler, messages, types)
+
+
+def encode_write_v2(
+    labels: Sequence[LabelSet], timestamps_ms: int | TimeArray, values: FloatArray
+) -> bytes:
+    """A remote write 2.0 Request with one sample for each series, not yet compressed.
+
+    A sender that writes the same series again and again keeps a ``WriteTemplateV2`` instead.
+
+    Args:
+        labels: N label sets, no two the same.
+        timestamps_ms: one for all series, or (N,) int64.
+        values: (N,) float64.
+    """
+    return WriteTemplateV2(labels).encode(timestamps_ms, values)
+
+
+def _parsed(kind: type[_M], data: Buffer) -> _M:
+    try:
+        return kind.FromString(bytes(data))
+    except DecodeError as error:
+        raise WireError(f"metadata is malformed: {error}") from None
+
+
+def _type(number: int) -> MetricType:
+    return _TYPES[number] if 0 <= number < len(_TYPES) else MetricType.UNKNOWN
+
+
+def _pushed(assembler: Assembler, messages: SeriesMessages, types: dict[str, MetricType]) -> Pushed:
+    series = assembler.finish()[0]
+    return Pushed(
+        series=series,
+        samples=assembler.samples + assembler.duplicates,
+        duplicates=assembler.duplicates,
+        histograms=messages.histograms,
+        exemplars=messages.exemplars,
+        histogram_series=tuple(messages.histogram_series),
+        types=types,
+    )
