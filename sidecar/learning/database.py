@@ -1,0 +1,411 @@
+"""The SQLite file under the version store: locked, opened, migrated, mended.
+
+Bad state on disk never prevents a start. In order of what is tried:
+
+1. the file as it is, migrated forward where its schema is older;
+2. a damaged file is moved to ``set_aside/`` and what can still be read is copied into a new one;
+3. where the folder cannot be written (full, read-only), a copy in memory: versions are served, new
+   ones are lost at the next restart, and ``degraded`` says so;
+4. a file of a newer program is left alone; an empty store in memory takes its place.
+"""
+
+import fcntl
+import json
+import logging
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+from sidecar.errors import StoreError
+
+log = logging.getLogger(__name__)
+
+FILE: Final = "versions.db"
+LOCK: Final = "lock"
+SET_ASIDE: Final = "set_aside"
+KEPT_ASIDE: Final = 20
+# A number above every version ever given, for when the file that says so is lost.
+FLOOR: Final = "version_floor"
+FLOOR_STEP: Final = 100
+
+# Step i brings a store from schema i to schema i + 1; a released step is never edited.
+STEPS: Final[tuple[str, ...]] = (
+    """
+    CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+    INSERT INTO meta VALUES ('audit_forgotten_to', 0), ('version_floor', 0);
+    CREATE TABLE series (
+        id INTEGER PRIMARY KEY,
+        watch TEXT NOT NULL,
+        key TEXT NOT NULL,
+        labels TEXT NOT NULL,
+        next_version INTEGER NOT NULL,
+        predecessor INTEGER,
+        pinned INTEGER NOT NULL DEFAULT 0,
+        UNIQUE (watch, key)
+    );
+    CREATE TABLE blobs (
+        id INTEGER PRIMARY KEY,
+        model TEXT NOT NULL,
+        settings TEXT NOT NULL,
+        sha256 TEXT NOT NULL,
+        data BLOB NOT NULL
+    );
+    CREATE TABLE versions (
+        series INTEGER NOT NULL,
+        version INTEGER NOT NULL,
+        blob INTEGER NOT NULL,
+        place INTEGER NOT NULL,
+        trained_at_ms INTEGER NOT NULL,
+        policy TEXT NOT NULL,
+        cause TEXT NOT NULL,
+        gate TEXT NOT NULL,
+        drift REAL, mae REAL, mape REAL, smape REAL, mase REAL,
+        n_samples INTEGER NOT NULL,
+        status TEXT NOT NULL,
+        seal INTEGER NOT NULL,
+        PRIMARY KEY (series, version)
+    ) WITHOUT ROWID;
+    CREATE UNIQUE INDEX one_active ON versions (series) WHERE status = 'active';
+    CREATE INDEX versions_by_blob ON versions (blob);
+    CREATE TABLE audit (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        at_ms INTEGER NOT NULL,
+        who TEXT NOT NULL,
+        what TEXT NOT NULL,
+        series INTEGER,
+        from_version INTEGER,
+        to_version INTEGER,
+        detail TEXT NOT NULL
+    );
+    CREATE INDEX audit_by_series ON audit (series, id);
+    CREATE TRIGGER audit_is_written_once BEFORE UPDATE ON audit
+    BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
+    CREATE TRIGGER audit_is_kept BEFORE DELETE ON audit
+    WHEN OLD.id > (SELECT value FROM meta WHERE name = 'audit_forgotten_to')
+    BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
+    """,
+)
+_TABLES: Final = ("meta", "series", "versions", "audit", "blobs")
+
+
+class StoreLocked(StoreError):
+    """Another process has this store open."""
+
+
+class Database:
+    """One connection to the store of a folder; made by ``Database.open``.
+
+    Attributes:
+        degraded: why versions are kept in memory only; empty where they are on disk.
+        notes: what was found and done while opening, for the log and the status page.
+    """
+
+    def __init__(
+        self, folder: Path, connection: sqlite3.Connection, lock: int | None, degraded: str
+    ) -> None:
+        self.folder = folder
+        self.degraded = degraded
+        self.notes: list[str] = []
+        self._floor = _noted_floor(folder)
+        self._connection: sqlite3.Connection | None = connection
+        self._lock = lock
+
+    @classmethod
+    def open(cls, folder: Path, steps: Sequence[str] = STEPS) -> "Database":
+        """Open or create the store in ``folder``.
+
+        Raises:
+            StoreLocked: another process has it open.
+        """
+        folder = folder.absolute()  # whoever changes the working directory later changes nothing
+        lock: int | None = None
+        notes: list[str] = []
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = _locked(folder)
+            connection, notes = _opened(folder, steps)
+            degraded = ""
+        except StoreLocked:
+            raise
+        except (OSError, sqlite3.Error, _NewerSchema) as error:
+            connection, degraded = _in_memory(folder, steps, error)
+        database = cls(folder, connection, lock, degraded)
+        database.notes += [*notes, *([degraded] if degraded else [])]
+        return database
+
+    def close(self) -> None:
+        """Give the file back. A second call does nothing."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All of the block, or nothing of it.
+
+        Raises:
+            StoreError: the disk is full, refuses, or the file is damaged. After a failed write the
+                connection is closed, since what a failed fsync left behind cannot be known, and
+                opened anew for the next one.
+        """
+        connection = self._reopened()
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            yield connection
+            connection.execute("COMMIT")
+        except BaseException as error:
+            with suppress(sqlite3.Error):
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+            if not isinstance(error, sqlite3.Error):
+                raise
+            if not self.degraded:
+                connection.close()
+                self._connection = None
+            raise StoreError(f"{self.folder / FILE}: {error}") from error
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Raises:
+        StoreError: the file cannot be read.
+        """
+        connection = self._reopened()
+        try:
+            yield connection
+        except sqlite3.Error as error:
+            raise StoreError(f"{self.folder / FILE}: {error}") from error
+
+    def note_floor(self, version: int) -> None:
+        """Remember outside the file that versions up to ``version`` have been given."""
+        if self.degraded or version <= self._floor:
+            return
+        self._floor = (version // FLOOR_STEP + 1) * FLOOR_STEP
+        write_atomically(self.folder / FLOOR, str(self._floor).encode())
+
+    def set_aside(self, name: str, data: bytes) -> None:
+        """Keep bytes that could not be used, for whoever wants to know why."""
+        with suppress(OSError):
+            (self.folder / SET_ASIDE).mkdir(mode=0o700, exist_ok=True)
+            (self.folder / SET_ASIDE / name).write_bytes(data)
+            _tidy(self.folder / SET_ASIDE)
+
+    def _reopened(self) -> sqlite3.Connection:
+        if self._lock is None and not self.degraded:
+            raise StoreError(f"{self.folder}: the store is closed")
+        if self._connection is None:
+            try:
+                self._connection = _connected(self.folder / FILE)
+            except sqlite3.Error as error:
+                raise StoreError(f"{self.folder / FILE}: {error}") from error
+        return self._connection
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace a file so that a crash at any moment leaves the old one or the new one.
+
+    Raises:
+        OSError: it could not be written; the old one is still there.
+    """
+    new = path.with_name(path.name + ".new")
+    try:
+        with new.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+class _NewerSchema(Exception):
+    """The file was written by a later version of this program."""
+
+
+def _opened(folder: Path, steps: Sequence[str]) -> tuple[sqlite3.Connection, list[str]]:
+    path = folder / FILE
+    try:
+        return _checked(path, steps), []
+    except sqlite3.OperationalError:
+        raise  # full, read-only, not permitted: the file itself is not at fault
+    except sqlite3.DatabaseError as error:
+        aside = _move_aside(folder)
+        connection = _checked(path, steps)
+        saved = _salvaged(aside, connection)
+        note = (
+            f"{path} was damaged ({error}): moved to {aside}, {saved} versions could be read and "
+            "are served"
+        )
+        return connection, [note]
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path, isolation_level=None, check_same_thread=False, timeout=10.0, cached_statements=64
+    )
+    try:
+        for pragma in (
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            "journal_size_limit = 67108864",
+            "trusted_schema = OFF",
+            "cell_size_check = ON",
+        ):
+            connection.execute(f"PRAGMA {pragma}").fetchall()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _checked(path: Path, steps: Sequence[str]) -> sqlite3.Connection:
+    """A connection to a file whose tables can be read to the end (all but the states)."""
+    path.touch(mode=0o600)  # SQLite gives its journal the permissions of the file
+    connection = _connected(path)
+    try:
+        _migrate(connection, steps)
+        for query in (
+            "SELECT name, value FROM meta",
+            "SELECT * FROM series",
+            "SELECT * FROM versions",
+            "SELECT max(id), max(at_ms) FROM audit",
+            "SELECT id, model, settings, sha256 FROM blobs",
+        ):
+            for _ in connection.execute(query):
+                pass
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _migrate(connection: sqlite3.Connection, steps: Sequence[str]) -> None:
+    (schema,) = connection.execute("PRAGMA user_version").fetchone()
+    if schema > len(steps):
+        raise _NewerSchema(f"its schema is {schema}, this program knows {len(steps)}")
+    for number in range(schema, len(steps)):
+        connection.executescript(
+            f"BEGIN IMMEDIATE; {steps[number]}; PRAGMA user_version = {number + 1}; COMMIT;"
+        )
+
+
+def _in_memory(
+    folder: Path, steps: Sequence[str], error: Exception
+) -> tuple[sqlite3.Connection, str]:
+    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    kept = "no stored version could be read"
+    if not isinstance(error, _NewerSchema):
+        with suppress(sqlite3.Error, OSError):
+            uri = (folder / FILE).as_uri() + "?mode=ro&immutable=1"
+            with closing(sqlite3.connect(uri, uri=True)) as disk:
+                disk.backup(connection)
+                kept = "stored versions are served"
+    try:
+        connection.execute("PRAGMA journal_mode = MEMORY").fetchall()
+        _migrate(connection, steps)
+    except sqlite3.Error:
+        connection.close()
+        connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        _migrate(connection, steps)
+        kept = "no stored version could be read"
+    return connection, (
+        f"the version store in {folder} cannot be used ({error}): {kept}, new versions are kept in "
+        "memory only and are lost at the next restart"
+    )
+
+
+def _locked(folder: Path) -> int:
+    """The descriptor that holds the folder's lock; the kernel gives it back when we end."""
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(descriptor, 256, 0).decode("utf-8", "replace").strip()
+        os.close(descriptor)
+        raise StoreLocked(
+            f"{folder} is in use by another sentinel ({holder or 'unknown process'}): stop it, or "
+            "give this one an artifact_store of its own"
+        ) from None
+    except OSError as error:
+        # Some network file systems have no locks; a start is worth more than this check.
+        log.warning("%s cannot be locked (%s): make sure only one sentinel uses it", folder, error)
+        return descriptor
+    with suppress(OSError):  # on a full disk the lock holds all the same, without the name
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps({"pid": os.getpid()}).encode(), 0)
+    return descriptor
+
+
+def _move_aside(folder: Path) -> Path:
+    """Move the database with its journal out of the way; where to."""
+    aside = folder / SET_ASIDE
+    aside.mkdir(mode=0o700, exist_ok=True)
+    number = 1
+    while (target := aside / f"{FILE}.{number}").exists():
+        number += 1
+    for suffix in ("-wal", "-shm", ""):
+        source = folder / (FILE + suffix)
+        if source.exists():
+            source.replace(target.with_name(target.name + suffix))
+    _tidy(aside)
+    return target
+
+
+def _tidy(aside: Path) -> None:
+    """Keep the newest few."""
+    files = sorted(aside.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in files[KEPT_ASIDE:]:
+        path.unlink()
+
+
+def _salvaged(damaged: Path, into: sqlite3.Connection) -> int:
+    """Copy every row that can still be read; how many versions those were.
+
+    Rows are only copied: whether a version is what it claims is checked when it is loaded.
+    """
+    into.execute("BEGIN IMMEDIATE")
+    with suppress(sqlite3.Error), closing(sqlite3.connect(damaged)) as source:
+        for table in _TABLES:
+            _copy_table(source, into, table)
+    found = into.execute("SELECT max(next_version) FROM series").fetchone()[0] or 0
+    floor = max(found, _noted_floor(damaged.parent.parent))
+    into.execute("UPDATE meta SET value = max(value, ?) WHERE name = 'version_floor'", (floor,))
+    into.execute("COMMIT")
+    saved: int = into.execute("SELECT count(*) FROM versions").fetchone()[0]
+    return saved
+
+
+def _noted_floor(folder: Path) -> int:
+    try:
+        return int((folder / FLOOR).read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def _copy_table(source: sqlite3.Connection, into: sqlite3.Connection, table: str) -> None:
+    columns = [row[1] for row in into.execute(f"PRAGMA table_info({table})")]
+    names, marks = ", ".join(columns), ", ".join("?" * len(columns))
+    insert = f"INSERT OR REPLACE INTO {table} ({names}) VALUES ({marks})"  # noqa: S608 - our names
+
+    def copy(rows: Iterator[Any]) -> None:
+        for row in rows:
+            with suppress(sqlite3.Error):
+                into.execute(insert, row)
+
+    # From both ends, since a page that cannot be read stops a walk where it is.
+    for order in ("ASC", "DESC"):
+        with suppress(sqlite3.Error):
+            copy(
+                iter(source.execute(f"SELECT {names} FROM {table} ORDER BY 1 {order}"))  # noqa: S608
+            )
