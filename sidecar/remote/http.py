@@ -53,6 +53,7 @@ __all__ = [
 
 MAX_ERROR_BODY: Final = 64 * 1024
 MAX_REDIRECTS: Final = 5
+READ_BUFFER_BYTES: Final = 512 * 1024
 _RETRYABLE: Final = frozenset({408, 425, 429})
 
 
@@ -73,7 +74,10 @@ def open_session(connections: int = 16) -> aiohttp.ClientSession:
         limit=connections, ttl_dns_cache=30, enable_cleanup_closed=False
     )
     return aiohttp.ClientSession(
-        connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=False,
+        read_bufsize=READ_BUFFER_BYTES,
     )
 
 
