@@ -1,0 +1,172 @@
+"""How fast bytes become arrays and arrays bytes, against what one would write first."""
+
+import asyncio
+from argparse import Namespace, _ArgumentGroup
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import aiohttp
+import numpy as np
+
+from sidecar.series import LabelSet, RawSeries, Selector
+from sidecar.wire import snappy
+from sidecar.wire.chunks import ChunkDecoder
+from sidecar.wire.crc import crc32c
+from sidecar.wire.frames import FrameSplitter
+from sidecar.wire.read_replies import encode_read_response_samples
+from sidecar.wire.remote_pb2 import ReadResponse, WriteRequest
+from sidecar.wire.requests import ReadQuery, encode_read_request
+from sidecar.wire.samples import decode_samples
+from sidecar.wire.template import WriteTemplate
+from sidecar.wire.types_pb2 import Label, Sample, TimeSeries
+from sidecar.wire.xor_decoder import XorDecoder
+from sidecar.wire.xor_encoder import encode_xor_chunk
+from sidecar.wire.xor_scalar import decode_xor_chunk
+from tests.bench import Rounds, Skipped, cpu_rate, row
+from tests.prometheus import RealPrometheus, prometheus_binaries
+
+START_MS: Final = 1_700_000_000_000
+STEP_MS: Final = 15_000
+CHUNK_SAMPLES: Final = 120
+MILLION: Final = 1e6
+
+
+def add_arguments(parser: _ArgumentGroup) -> None:
+    parser.add_argument(
+        "--series", type=int, default=1000, help="of read_xor_end_to_end (default 1000)"
+    )
+    parser.add_argument(
+        "--samples", type=int, default=5760, help="a series, 15 s apart (default 5760: one day)"
+    )
+
+
+def labels_of(number: int) -> LabelSet:
+    return LabelSet.of(
+        {
+            "__name__": "bench_seconds",
+            "env": "production",
+            "instance": f"10.0.{number // 250}.{number % 250}:9100",
+            "job": "api",
+            "kind": str(number % 8),
+            "zone": "eu-west-1a",
+        }
+    )
+
+
+def make_series(number: int, size: int, start_ms: int = START_MS) -> RawSeries:
+    """One of eight kinds that a server usually holds; half of them scraped with jitter."""
+    rng = np.random.default_rng(number)
+    place = np.arange(size)
+    times = start_ms + STEP_MS * place + (rng.integers(-3, 4, size) if number % 2 else 0)
+    daily = np.sin(place / 200)
+    values = (
+        50 + 10 * daily + rng.normal(size=size),
+        100 * daily + rng.normal(size=size),
+        np.cumsum(rng.integers(0, 50, size)),
+        np.cumsum(rng.random(size)),
+        np.ones(size),
+        rng.integers(0, 100, size) * 2.0**20,
+        np.round(rng.normal(size=size), 2),
+        np.where(rng.random(size) < 0.9, 0, rng.integers(0, 5, size)),
+    )[number % 8]
+    return RawSeries(labels_of(number), times.astype(np.int64), np.asarray(values, np.float64))
+
+
+def make_chunks(count: int) -> list[bytes]:
+    made = (make_series(number, CHUNK_SAMPLES) for number in range(count))
+    return [encode_xor_chunk(one.timestamps_ms, one.values) for one in made]
+
+
+@row("decode_xor", unit="M samples/s cpu", reference="pure Python")
+def decode_xor(options: Namespace) -> Rounds:
+    chunks = make_chunks(4096)
+    few = chunks[:256]
+    decoder = XorDecoder()
+    return Rounds(
+        cpu_rate(len(chunks) * CHUNK_SAMPLES / MILLION, lambda: decoder.decode(chunks)),
+        cpu_rate(
+            len(few) * CHUNK_SAMPLES / MILLION, lambda: [decode_xor_chunk(one) for one in few]
+        ),
+    )
+
+
+@row("decode_xor_one_series", unit="M samples/s cpu", reference="pure Python")
+def decode_xor_one_series(options: Namespace) -> Rounds:
+    chunks = make_chunks(144)
+    decoder = XorDecoder()
+    amount = len(chunks) * CHUNK_SAMPLES / MILLION
+    return Rounds(
+        cpu_rate(amount, lambda: decoder.decode(chunks)),
+        cpu_rate(amount, lambda: [decode_xor_chunk(one) for one in chunks]),
+    )
+
+
+def sampled_reply(kinds: Callable[[int], bool]) -> tuple[bytes, float]:
+    """A ReadResponse as a server writes it (zeros left out), and its millions of samples."""
+    series = [make_series(n, 1440) for n in range(400) if kinds(n % 8)]
+    plain = ReadResponse.FromString(encode_read_response_samples([series]))
+    return plain.SerializeToString(), len(series) * 1440 / MILLION
+
+
+def by_attributes(body: bytes) -> list[tuple[list[int], list[float]]]:
+    """What one would write first: the protobuf classes, sample by sample."""
+    return [
+        ([one.timestamp for one in series.samples], [one.value for one in series.samples])
+        for result in ReadResponse.FromString(body).results
+        for series in result.timeseries
+    ]
+
+
+@row("decode_samples", unit="M samples/s cpu", reference="protobuf loop")
+def decode_samples_row(options: Namespace) -> Rounds:
+    body, amount = sampled_reply(lambda kind: kind != 7)
+    return Rounds(
+        cpu_rate(amount, lambda: decode_samples(body)),
+        cpu_rate(amount, lambda: by_attributes(body)),
+    )
+
+
+@row("decode_samples_zeros", unit="M samples/s cpu", reference="protobuf loop")
+def decode_samples_zeros(options: Namespace) -> Rounds:
+    body, amount = sampled_reply(lambda kind: kind == 7)
+    return Rounds(
+        cpu_rate(amount, lambda: decode_samples(body)),
+        cpu_rate(amount, lambda: by_attributes(body)),
+    )
+
+
+@row("encode_template", unit="M samples/s cpu", reference="protobuf objects")
+def encode_template(options: Namespace) -> Rounds:
+    labels = [labels_of(number) for number in range(2000)]
+    values = np.random.default_rng(0).normal(size=len(labels))
+    template = WriteTemplate(labels)
+    amount = len(labels) / MILLION
+
+    def by_objects() -> bytes:
+        return WriteRequest(
+            timeseries=[
+                TimeSeries(
+                    labels=[Label(name=name, value=text) for name, text in one.pairs],
+                    samples=[Sample(value=value, timestamp=START_MS)],
+                )
+                for one, value in zip(labels, values.tolist(), strict=True)
+            ]
+        ).SerializeToString()
+
+    def many() -> None:
+        for _ in range(50):
+            template.encode(START_MS, values)
+
+    return Rounds(cpu_rate(50 * amount, many), cpu_rate(amount, by_objects))
+
+
+@row("crc32c", unit="GB/s cpu", reference="decode_xor, the same bytes")
+def crc32c_row(options: Namespace) -> Rounds:
+    chunks = make_chunks(4096)
+    frames = [b"".join(chunks[start : start + 48]) for start in range(0, len(chunks), 48)]
+    decoder = XorDecoder()
+    amount = sum(map(len, chunks)) / 1e9
+    return Rounds(
+        cpu_rate(amount, lambda: [crc32c(frame) for frame in frames]),
+        cpu_rate(amount, lambda: decoder.decode(chunks)),
+    )
