@@ -75,8 +75,8 @@ class Assembler:
             values: (S,).
         """
         steps_back = np.flatnonzero(timestamps_ms[1:] <= timestamps_ms[:-1]) + 1
-        within = steps_back[~np.isin(steps_back, starts)]
-        disordered = set((np.searchsorted(starts, within, side="right") - 1).tolist())
+        runs = np.searchsorted(starts, steps_back, side="right") - 1
+        disordered = set(runs[starts[runs] != steps_back].tolist())
         edges = [*starts.tolist(), len(timestamps_ms)]
         for run, owner in enumerate(owners):
             at = slice(edges[run], edges[run + 1])

@@ -9,10 +9,8 @@ from google.protobuf.message import DecodeError
 from sidecar.errors import WireError
 from sidecar.series import LabelSet
 from sidecar.wire import types_pb2, write_v2_pb2
-from sidecar.wire.varint import DELIMITED, Buffer, read_delimited, read_uvarint, skip_field
+from sidecar.wire.varint import DELIMITED, Buffer, read_delimited, read_uvarint
 
-_NAME_TAG: Final = 1 << 3 | DELIMITED  # Label.name
-_VALUE_TAG: Final = 2 << 3 | DELIMITED  # Label.value
 _LABELS_TAG: Final = 1 << 3 | DELIMITED  # TimeSeries.labels and .labels_refs, the first field of it
 
 
@@ -72,15 +70,15 @@ class DialectV1:
         raw = bytes(self._body[start:after])
         labels = self._known.get(raw)
         if labels is None:
-            labels = self._known[raw] = _read_labels(raw)
+            labels = self._known[raw] = self.whole(raw)[0]
         return labels, after
 
-    def whole(self, message: bytes) -> tuple[LabelSet, SeriesMessage]:
+    def whole(self, message: bytes) -> tuple[LabelSet, types_pb2.TimeSeries]:
         try:
             series = types_pb2.TimeSeries.FromString(message)
         except DecodeError as error:
             raise WireError(f"a series is malformed: {error}") from None
-        return label_set((label.name, label.value) for label in series.labels), series
+        return label_set([(label.name, label.value) for label in series.labels]), series
 
 
 class DialectV2:
@@ -142,31 +140,6 @@ def _skip_labels(data: Buffer, at: int, end: int) -> int:
     if at > end:
         raise WireError(f"a label is cut off at byte {end}")
     return at
-
-
-def _read_labels(data: bytes) -> LabelSet:
-    """The label set whose labels are all of ``data``."""
-    pairs = []
-    at, end = 0, len(data)
-    while at < end:
-        start, at = read_delimited(data, at + 1, end)
-        pairs.append(_read_pair(data, start, at))
-    return label_set(pairs)
-
-
-def _read_pair(data: bytes, at: int, end: int) -> tuple[str, str]:
-    name = value = ""
-    while at < end:
-        tag, at = read_uvarint(data, at, end)
-        if tag == _NAME_TAG:
-            start, at = read_delimited(data, at, end)
-            name = read_text(data, start, at)
-        elif tag == _VALUE_TAG:
-            start, at = read_delimited(data, at, end)
-            value = read_text(data, start, at)
-        else:
-            at = skip_field(data, tag & 7, at, end)
-    return name, value
 
 
 def read_text(data: Buffer, start: int, end: int) -> str:

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from sidecar.errors import WireError
 from sidecar.series import LabelSet
 from sidecar.wire.assemble import Assembler
 from sidecar.wire.labels import Dialect
@@ -50,6 +51,8 @@ class SeriesMessages:
 
     Args:
         ignored_tags: fields behind the samples that do not matter.
+        max_messages: more are an error. A series of a dozen bytes becomes objects of some hundred,
+            so the length of a body says too little about the room it will take.
     """
 
     def __init__(
@@ -57,13 +60,17 @@ class SeriesMessages:
         body: Buffer,
         assembler: Assembler,
         dialect: Dialect,
+        *,
         ignored_tags: frozenset[int] = frozenset(),
+        max_messages: int | None = None,
     ) -> None:
         self._body = memoryview(body)
         self._bytes: Bytes = np.frombuffer(body, dtype=np.uint8)
         self._assembler = assembler
         self._dialect = dialect
         self._ignored_tags = ignored_tags
+        self._max_messages = max_messages
+        self._messages = 0
         self._runs: list[_Run] = []
         self._pending_bytes = 0
         self.histograms = self.exemplars = 0
@@ -73,8 +80,11 @@ class SeriesMessages:
         """Read the message between ``start`` and ``end``; its samples may follow at ``flush``.
 
         Raises:
-            WireError: a message is malformed.
+            WireError: a message is malformed, or one too many.
         """
+        self._messages += 1
+        if self._max_messages is not None and self._messages > self._max_messages:
+            raise WireError(f"more than the {self._max_messages} series that are allowed at once")
         labels, at = self._dialect.front(start, end)
         run_end = self._run_end(at, end)
         if run_end is None:

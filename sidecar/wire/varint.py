@@ -42,6 +42,8 @@ def read_uvarint(data: Buffer, at: int, end: int) -> tuple[int, int]:
     Raises:
         WireError: it does not end before ``end``, or does not fit in 64 bits.
     """
+    if at < end and data[at] < 0x80:  # nearly always
+        return data[at], at + 1
     value = shift = 0
     for place in range(at, min(end, at + _MAX_VARINT_BYTES)):
         byte = data[place]

@@ -3,6 +3,7 @@
 from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice
 from typing import Final, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -19,6 +20,10 @@ from sidecar.wire.read_replies import (
 from sidecar.wire.series_messages import SeriesMessages
 from sidecar.wire.template import WriteTemplateV2
 from sidecar.wire.varint import DELIMITED, Buffer, find_fields
+
+# Of one request. Prometheus sends 2,000 samples at a time unless told otherwise.
+MAX_SERIES: Final = 100_000
+MAX_SYMBOLS: Final = 1_000_000
 
 _SERIES_TAG_V1: Final = 1 << 3 | DELIMITED  # WriteRequest.timeseries
 _METADATA_TAG_V1: Final = 3 << 3 | DELIMITED  # WriteRequest.metadata
@@ -55,7 +60,8 @@ class Pushed:
         duplicates: how many of them were left out for a later one with the same timestamp.
         histograms, exemplars: how many were in the body; they are skipped.
         histogram_series: whose the histograms were.
-        types: what was declared, by the name of the metric family (1.0) or of the series (2.0).
+        types: what was declared, by the name of the metric family (1.0) or of the series (2.0);
+            no entry for those that are unknown.
     """
 
     series: list[RawSeries]
@@ -85,48 +91,63 @@ def decode_write_v2(body: Buffer) -> list[RawSeries]:
     return decode_push_v2(body).series
 
 
-def decode_push_v1(body: Buffer, known: MutableMapping[bytes, LabelSet] | None = None) -> Pushed:
+def decode_push_v1(
+    body: Buffer,
+    known: MutableMapping[bytes, LabelSet] | None = None,
+    *,
+    max_series: int = MAX_SERIES,
+) -> Pushed:
     """All that a WriteRequest holds.
 
     Args:
         body: the protobuf.
         known: label sets of earlier requests by their bytes: looked up, and added to. The caller
             keeps it from growing for ever.
+        max_series: more messages of the kind TimeSeries are an error. (Prometheus makes one of
+            each sample: there may be several with the same labels.)
 
     Raises:
-        WireError: it is malformed.
+        WireError: it is malformed, or has too many series.
     """
     assembler = Assembler([ALL_TIME])
-    messages = SeriesMessages(body, assembler, DialectV1(body, known))
+    messages = SeriesMessages(body, assembler, DialectV1(body, known), max_messages=max_series)
     for start, end in find_fields(body, 0, len(body), _SERIES_TAG_V1):
         messages.take(0, start, end)
     messages.flush()
-    types = {}
+    types: dict[str, MetricType] = {}
     for start, end in find_fields(body, 0, len(body), _METADATA_TAG_V1):
         declared = _parsed(types_pb2.MetricMetadata, body[start:end])
-        types[declared.metric_family_name] = _type(declared.type)
+        if 0 < declared.type < len(_TYPES):
+            types[declared.metric_family_name] = _TYPES[declared.type]
     return _pushed(assembler, messages, types)
 
 
-def decode_push_v2(body: Buffer) -> Pushed:
+def decode_push_v2(body: Buffer, *, max_series: int = MAX_SERIES) -> Pushed:
     """All that an io.prometheus.write.v2.Request holds.
 
     Raises:
-        WireError: it is malformed, or refers to symbols that it does not have.
+        WireError: it is malformed, refers to symbols that it does not have, or has too many series
+            or symbols.
     """
-    symbols = [
-        read_text(body, start, end)
-        for start, end in find_fields(body, 0, len(body), _SYMBOLS_TAG_V2)
-    ]
+    places = list(islice(find_fields(body, 0, len(body), _SYMBOLS_TAG_V2), MAX_SYMBOLS + 1))
+    if len(places) > MAX_SYMBOLS:
+        raise WireError(f"more than the {MAX_SYMBOLS} symbols that are allowed at once")
+    symbols = [read_text(body, start, end) for start, end in places]
     assembler = Assembler([ALL_TIME])
-    ignored = frozenset((_METADATA_TAG_V2,))
-    messages = SeriesMessages(body, assembler, DialectV2(body, symbols), ignored)
-    types = {}
+    messages = SeriesMessages(
+        body,
+        assembler,
+        DialectV2(body, symbols),
+        ignored_tags=frozenset((_METADATA_TAG_V2,)),
+        max_messages=max_series,
+    )
+    types: dict[str, MetricType] = {}
     for start, end in find_fields(body, 0, len(body), _SERIES_TAG_V2):
         labels = messages.take(0, start, end)
         for at, after in find_fields(body, start, end, _METADATA_TAG_V2):
-            declared = _parsed(write_v2_pb2.Metadata, body[at:after])
-            types[labels.metric] = _type(declared.type)
+            kind = _parsed(write_v2_pb2.Metadata, body[at:after]).type
+            if 0 < kind < len(_TYPES):
+                types[labels.metric] = _TYPES[kind]
     messages.flush()
     return _pushed(assembler, messages, types)
 
@@ -151,10 +172,6 @@ def _parsed(kind: type[_M], data: Buffer) -> _M:
         return kind.FromString(bytes(data))
     except DecodeError as error:
         raise WireError(f"metadata is malformed: {error}") from None
-
-
-def _type(number: int) -> MetricType:
-    return _TYPES[number] if 0 <= number < len(_TYPES) else MetricType.UNKNOWN
 
 
 def _pushed(assembler: Assembler, messages: SeriesMessages, types: dict[str, MetricType]) -> Pushed:
