@@ -159,12 +159,14 @@ class HttpClient:
         self,
         path: str = "",
         *,
-        body: bytes,
+        body: bytes | None = None,
+        form: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         deadline_s: float = 600.0,
     ) -> AsyncIterator[StreamedReply]:
-        """POST, and give the reply piece by piece; leaving the block early closes the socket.
+        """POST a body or a form, and give the reply piece by piece.
 
+        Leaving the block early closes the socket.
         ``timeout_s`` of the settings is the longest silence, ``deadline_s`` bounds the whole.
         """
         timeout = aiohttp.ClientTimeout(
@@ -172,7 +174,7 @@ class HttpClient:
             sock_connect=self.settings.timeout_s,
             sock_read=self.settings.timeout_s,
         )
-        async with self._answer("POST", path, None, body, headers, timeout) as response:
+        async with self._answer("POST", path, form, body, headers, timeout) as response:
             yield StreamedReply(response.status, _lower(response), self._pieces(response))
 
     @asynccontextmanager
