@@ -65,8 +65,8 @@ def _value(loc: tuple[int | str, ...], value: str) -> Any:
     inside = len(loc) > 1 and loc[-2] in _MAPPINGS
     is_section = section_at(loc, SentinelConfig) is not None and last != "watches"
     if inside or not (last in _MAPPINGS or last in _LISTS or is_section):
-        return value
-    parsed, problems = text.parse(f"value: {value}", {})
+        return text.as_yaml(value) if text.TYPED in loc else value
+    parsed, problems = text.parse(f"value: {value}", {}, typed=text.TYPED in loc)
     if problems:
         raise ConfigError(problems)
     return parsed.get("value")

@@ -115,9 +115,9 @@ class TlsConfig(Section):
         cert = given.get("cert") or given.get("cert_file")
         key = given.get("key") or given.get("key_file")
         if (cert is None) != (key is None):
-            have, lacks = ("cert", "key") if cert is not None else ("key", "cert")
+            has, lacks = ("cert", "key") if cert is not None else ("key", "cert")
             problems.append(
-                Problem("", f"has a client {have} without its {lacks}: write '{lacks}_file' too")
+                Problem("", f"has '{has}' without '{lacks}': a client certificate needs both")
             )
         return problems
 

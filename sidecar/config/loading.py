@@ -35,7 +35,9 @@ def load(
     try:
         config = TypeAdapter(SentinelConfig).validate_python(given)
     except ValidationError as error:
-        problems += _found(error)
+        # What could not be read has been said; that it is then not what it should be follows.
+        unread = {problem.path for problem in problems}
+        problems += [problem for problem in _found(error) if problem.path not in unread]
     if problems or config is None:
         raise ConfigError([_with_source(problem, sources) for problem in _unique(problems)])
     return config

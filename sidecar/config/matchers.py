@@ -102,7 +102,7 @@ def _why_not(text: str) -> str:
         )
     op, value = near["op"].replace("==", "="), near["value"].strip()
     if near["op"] == "==":
-        return f"{text!r} has '==', a matcher has one equals sign: write {near['name']}=..."
+        return f"{text!r} has '==', a matcher has one equals sign: write {text.replace('==', '=')}"
     if near.end() == len(text):
         return f"{text!r} lacks quotes around the value: write {near['name']}{op}{quote(value)}"
     return f"{text!r} is not one quoted value after {near['name']}{op}: close each quote once"

@@ -19,6 +19,7 @@ from pydantic_core import ArgsKwargs, ErrorDetails
 from sidecar.errors import ConfigError, Problem
 
 C = TypeVar("C")
+_NAMES_SHOWN: Final = 5
 _SCHEMA: Final = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
 
@@ -158,6 +159,8 @@ def _message(detail: ErrorDetails, cls: type[Any]) -> str:
 
 def kind(value: object) -> str:
     """What a value is, without saying it: it may be a secret in the wrong place."""
+    if value is None:
+        return "nothing"
     if isinstance(value, Mapping):
         return "a mapping"
     if isinstance(value, str | bytes):
@@ -167,7 +170,8 @@ def kind(value: object) -> str:
 
 def _names(detail: ErrorDetails, cls: type[Any]) -> str:
     inner = section_at(detail["loc"], cls)
-    return ", ".join(one.name for one in fields(inner)) if inner else "a mapping"
+    names = [one.name for one in fields(inner)] if inner else []
+    return ", ".join(names[:_NAMES_SHOWN] + ["..."] * (len(names) > _NAMES_SHOWN))
 
 
 def section_at(loc: Sequence[int | str], cls: type[Any]) -> type[Any] | None:

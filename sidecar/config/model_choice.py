@@ -1,84 +1,108 @@
-"""Which model a watch asked for, by name, by class, or not at all."""
+"""Which model a watch asked for, by name, by class, or not at all; and whether it can be built."""
 
 import importlib
 import inspect
 from collections.abc import Mapping
-from typing import Any, Final
+from difflib import get_close_matches
+from typing import Any, TypeAlias
 
 from sidecar.models.contract import BaseModel, ForecastModel
+from sidecar.models.registry import (
+    ALIASES,
+    MODEL_NAMES,
+    ModelContext,
+    build,
+    model_type,
+    validate_params,
+)
 
-MODEL_NAMES: Final = ("linear", "exponential_smoothing", "arima", "sgd")
-_ALIASES: Final = {"holt": "exponential_smoothing"}
-# The class names that users of sentinel-mlops write.
-_CLASS_NAMES: Final = {
-    "LinearTrendModel": "linear",
-    "ExponentialSmoothingModel": "exponential_smoothing",
-    "ARIMAModel": "arima",
-    "SGDRegressorModel": "sgd",
-}
+Choice: TypeAlias = str | type[Any]
 
 
 def default_model() -> str:
+    """The model of a watch that names none."""
     return "auto" if "auto" in MODEL_NAMES else "exponential_smoothing"
 
 
 def check_model(value: object) -> str:
-    """A model's name as configured.
+    """A model's name, an alias replaced by what it stands for.
 
     Raises:
         ValueError: there is no such model.
     """
     name = str(value)
-    if name not in MODEL_NAMES and name not in _ALIASES:
-        raise ValueError(
-            f"{value!r} is not a model: write one of {', '.join((*MODEL_NAMES, *_ALIASES))}"
-        )
-    return _ALIASES.get(name, name)
+    known = (*MODEL_NAMES, *ALIASES)
+    if name not in known:
+        near = get_close_matches(name.lower(), known, n=1)
+        meant = f", did you mean {near[0]!r}?" if near else f": there are {', '.join(known)}"
+        raise ValueError(f"{value!r} is not a model{meant}")
+    return ALIASES.get(name, name)
 
 
-def check_model_class(value: object) -> str | type[Any]:
-    """A class, or the name of one: of a built-in model, or ``package.module:Class``.
+def check_model_class(value: object) -> Choice:
+    """A class of one's own; the name of a built-in model where it is one of these.
+
+    Accepts a class, ``package.module:Class``, and the name of a built-in model or of its class.
 
     Raises:
         ValueError: no such class, or one that is no model.
     """
-    if isinstance(value, str):
-        if value in _CLASS_NAMES:
-            return _CLASS_NAMES[value]
-        if ":" not in value:
-            try:
-                return check_model(value)
-            except ValueError:
-                raise ValueError(
-                    f"{value!r} is not a model: write a class as 'package.module:Class', or one "
-                    f"of {', '.join(_CLASS_NAMES)}"
-                ) from None
-        value = _imported(value)
-    if not inspect.isclass(value) or not issubclass(value, BaseModel | ForecastModel):
+    built_in = {model_type(name).__name__: name for name in MODEL_NAMES}
+    if isinstance(value, str) and ":" not in value:
+        if value in built_in:
+            return built_in[value]
+        if value in MODEL_NAMES or value in ALIASES:
+            return check_model(value)
+        near = get_close_matches(value, built_in, n=1)
+        meant = f", or did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"{value!r} is not a class: write your own as 'package.module:Class', and the name of "
+            f"a built-in model under 'model'{meant}"
+        )
+    chosen = _imported(value) if isinstance(value, str) else value
+    if not inspect.isclass(chosen) or not issubclass(chosen, BaseModel | ForecastModel):
         raise ValueError(f"{value!r} is not a model: write a subclass of sidecar.BaseModel")
-    if inspect.isabstract(value):
-        missing = ", ".join(sorted(value.__abstractmethods__))
-        raise ValueError(f"{value.__name__!r} is not finished: it lacks {missing}")
-    return value
+    if inspect.isabstract(chosen):
+        missing = ", ".join(sorted(chosen.__abstractmethods__))
+        raise ValueError(f"{chosen.__name__!r} is not finished: it lacks {missing}")
+    name = built_in.get(chosen.__name__)
+    return name if name is not None and model_type(name) is chosen else chosen
 
 
 def _imported(name: str) -> object:
     module, _, attribute = name.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001 - a user's module may raise anything; it is shown
         raise ValueError(
-            f"{name!r} cannot be imported ({error}): write 'package.module:Class' and see that "
-            "the package is installed beside Sentinel"
+            f"{name!r} cannot be imported ({type(error).__name__}: {error}): write "
+            "'package.module:Class' and see that the package is installed beside Sentinel"
         ) from None
 
 
-def name_of(choice: str | type[Any]) -> str:
+def name_of(choice: Choice) -> str:
     """What a model is called in logs, labels and the identity of a watch."""
     return choice if isinstance(choice, str) else f"{choice.__module__}:{choice.__qualname__}"
 
 
-def params_problems(choice: str | type[Any], params: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the settings of a model."""
-    del choice, params
-    return []
+def params_problems(
+    choice: Choice, params: Mapping[str, Any], context: ModelContext
+) -> list[tuple[str, str]]:
+    """What is wrong with the settings of a model: the setting (or nothing) and the message."""
+    texts = validate_params(choice, params) if isinstance(choice, str) else []
+    if not texts:
+        try:
+            build(choice, params, context)
+        except ValueError as error:
+            texts = str(error).splitlines()
+    return [_by_setting(text, params) for text in texts]
+
+
+def _by_setting(text: str, params: Mapping[str, Any]) -> tuple[str, str]:
+    name, colon, message = text.partition(": ")
+    return (name, message) if colon and name in params else ("", text)
+
+
+def needed_instants(choice: Choice, params: Mapping[str, Any], context: ModelContext) -> int:
+    """How many instants the model needs before it can be fitted; its settings must be right."""
+    return build(choice, params, context).min_instants

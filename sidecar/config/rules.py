@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from sidecar.config import model_choice, values
+from sidecar.config.messages import join
 from sidecar.duration import format_duration, parse_duration_ms
 from sidecar.errors import Problem
+from sidecar.models.registry import ModelContext
 
 # Beyond this a horizon is a slip of the pen; a week of minutes is 10,080.
 MOST_STEPS: Final = 10_080
@@ -47,17 +49,8 @@ def _times(given: Mapping[str, Any]) -> list[Problem]:
     found = []
     if granularity and horizon:
         found += _horizon(given, granularity, horizon)
-    if granularity and lookback and not 2 * granularity <= lookback <= MOST_LAGS * granularity:
-        found.append(
-            Problem(
-                "lookback",
-                (
-                    f"{given['lookback']!r} is {lookback / granularity:.4g} steps of "
-                    f"{given['granularity']}: write {format_duration(2 * granularity)} to "
-                    f"{format_duration(MOST_LAGS * granularity)}"
-                ),
-            )
-        )
+    if granularity and lookback:
+        found += _lookback(given, granularity, lookback)
     if lookback and window and window <= lookback:
         found.append(
             Problem(
@@ -69,6 +62,17 @@ def _times(given: Mapping[str, Any]) -> list[Problem]:
             )
         )
     return found
+
+
+def _lookback(given: Mapping[str, Any], granularity: int, lookback: int) -> list[Problem]:
+    least, most = 2 * granularity, MOST_LAGS * granularity
+    if least <= lookback <= most:
+        return []
+    message = (
+        f"{given['lookback']!r} is {lookback / granularity:.4g} times the granularity of "
+        f"{given['granularity']}: write {format_duration(least)} to {format_duration(most)}"
+    )
+    return [Problem("lookback", message)]
 
 
 def _horizon(given: Mapping[str, Any], granularity: int, horizon: int) -> list[Problem]:
@@ -131,18 +135,52 @@ def _model(given: Mapping[str, Any]) -> list[Problem]:
         return [
             Problem("model_class", "is given beside 'model', and only one can hold: take one out")
         ]
-    try:
-        choice: str | type[Any] = model_choice.default_model()
-        if given.get("model_class") is not None:
-            choice = model_choice.check_model_class(given["model_class"])
-        elif given.get("model") is not None:
-            choice = model_choice.check_model(given["model"])
-    except ValueError:
-        return []
+    choice, context = _choice(given), _context(given)
     params = given.get("model_params")
-    if not isinstance(params, Mapping):
+    if choice is None or context is None or not isinstance(params, Mapping):
         return []
-    return [Problem("model_params", text) for text in model_choice.params_problems(choice, params)]
+    found = model_choice.params_problems(choice, params, context)
+    if found:
+        return [Problem(join("model_params", name), message) for name, message in found]
+    return _long_enough(given, model_choice.needed_instants(choice, params, context))
+
+
+def _choice(given: Mapping[str, Any]) -> model_choice.Choice | None:
+    """The model that was asked for, None where there is no such model."""
+    try:
+        if given.get("model_class") is not None:
+            return model_choice.check_model_class(given["model_class"])
+        if given.get("model") is not None:
+            return model_choice.check_model(given["model"])
+    except ValueError:
+        return None
+    return model_choice.default_model()
+
+
+def _context(given: Mapping[str, Any]) -> ModelContext | None:
+    granularity, horizon = _ms(given, "granularity"), _ms(given, "horizon")
+    lookback = _ms(given, "lookback")
+    if not granularity or not horizon or not lookback:
+        return None
+    if not granularity <= horizon <= MOST_STEPS * granularity:
+        return None
+    if not 2 * granularity <= lookback <= MOST_LAGS * granularity:
+        return None
+    return ModelContext(granularity, horizon // granularity, lookback // granularity)
+
+
+def _long_enough(given: Mapping[str, Any], needed: int) -> list[Problem]:
+    granularity, window = _ms(given, "granularity"), _ms(given, "training_window")
+    if not granularity or not window or window >= needed * granularity:
+        return []
+    return [
+        Problem(
+            "training_window",
+            f"{given['training_window']!r} is {window // granularity} steps of "
+            f"{given['granularity']}, but the model needs at least {needed}: write "
+            f"{format_duration(needed * granularity)!r} or more",
+        )
+    ]
 
 
 def _steps(given: Mapping[str, Any]) -> list[Problem]:

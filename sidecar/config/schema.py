@@ -6,6 +6,7 @@ properties, so that nothing below parses text.
 """
 
 import copy
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, field, fields, replace
 from functools import cached_property
@@ -207,11 +208,19 @@ class WatchConfig(Section):
         """What is published: own settings, and for the others those of the ``SentinelConfig``."""
         return replace(PublishConfig(), **_given(self.publish))
 
-    def under(self, common: PublishConfig) -> "WatchConfig":
-        """This watch with ``common`` behind its own ``publish``."""
+    def within(self, common: PublishConfig, seen: Counter[str]) -> "WatchConfig":
+        """This watch as one of several: ``common`` stands behind its own ``publish``.
+
+        Args:
+            seen: identities of earlier watches, counted; a second one of the same gets ``-2``.
+        """
         watch = copy.copy(self)
-        watch.__dict__.pop("steps", None)
+        for derived in ("steps", "id"):
+            watch.__dict__.pop(derived, None)
         watch.__dict__["published"] = replace(common, **_given(self.publish))
+        seen[watch.id] += 1
+        if seen[watch.id] > 1:
+            watch.__dict__["id"] = f"{watch.id}-{seen[watch.id]}"
         return watch
 
     @cached_property
@@ -284,8 +293,9 @@ class SentinelConfig(Section):
         return "belongs under an entry of 'watches'" if name in _names(WatchConfig) else ""
 
     def __post_init__(self) -> None:
-        watches = tuple(watch.under(self.publish) for watch in self.watches)
-        object.__setattr__(self, "watches", watches)  # the one change before anybody sees it
+        seen: Counter[str] = Counter()
+        watches = tuple(watch.within(self.publish, seen) for watch in self.watches)
+        object.__setattr__(self, "watches", watches)  # before anybody has seen it
 
     @property
     def scrape_timeout_s(self) -> float:

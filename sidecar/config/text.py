@@ -18,15 +18,20 @@ from sidecar.errors import ConfigError, Problem
 MOST_BYTES: Final = 4 * 1024 * 1024
 _MOST_DEPTH: Final = 32
 _MOST_NODES: Final = 500_000  # after aliases are expanded
-_TYPED: Final = "model_params"
+TYPED: Final = "model_params"
 _CORE: Final = "tag:yaml.org,2002:"
 _SCALARS: Final = ("str", "int", "float", "bool", "null", "timestamp", "value", "merge")
 _VARIABLE: Final = re.compile(r"\$(?P<escaped>\$?)\{(?P<name>[^}]*)\}")
 _VARIABLE_NAME: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
 
-def parse(text: str, environ: Mapping[str, str]) -> tuple[dict[str, Any], list[Problem]]:
+def parse(
+    text: str, environ: Mapping[str, str], *, typed: bool = False
+) -> tuple[dict[str, Any], list[Problem]]:
     """The file's mapping with ``${VAR}`` replaced, and what is wrong with it.
+
+    Args:
+        typed: unquoted values are what YAML takes them for, not text.
 
     Raises:
         ConfigError: it is no YAML mapping at all, or beyond the limits.
@@ -40,11 +45,10 @@ def parse(text: str, environ: Mapping[str, str]) -> tuple[dict[str, Any], list[P
         raise ConfigError([Problem("", f"the file is not YAML: {_yaml_message(error)}")]) from None
     if root is None:
         return {}, []
-    reader = _Reader(environ)
+    reader = _Reader(environ, typed)
     value = reader.value(root, ())
     if not isinstance(value, dict):
-        reader.problems.append(Problem("", "the file is not a mapping: write 'name: value' lines"))
-        value = {}
+        raise ConfigError([Problem("", "the file is not a mapping: write 'name: value' lines")])
     return value, reader.problems
 
 
@@ -72,7 +76,8 @@ def _yaml_message(error: yaml.YAMLError) -> str:
 class _Reader:
     """Turns nodes into values and gathers problems."""
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(self, environ: Mapping[str, str], typed: bool) -> None:
+        self._typed = typed
         self.problems: list[Problem] = []
         self._environ = environ
         self._nodes = 0
@@ -82,14 +87,8 @@ class _Reader:
         """The node's value; None for null, which stands for "not given"."""
         self._nodes += 1
         if self._nodes > _MOST_NODES:
-            raise ConfigError(
-                [
-                    Problem(
-                        path_of(loc),
-                        f"aliases grow the file beyond {_MOST_NODES} values: write fewer of them",
-                    )
-                ]
-            )
+            message = f"aliases grow the file beyond {_MOST_NODES:,} values: write fewer of them"
+            raise ConfigError([Problem("", message)])
         if any(node is one for one in self._open):
             self._problem(loc, node, "contains itself through an alias: write it out")
             return None
@@ -104,19 +103,28 @@ class _Reader:
             case yaml.MappingNode() if node.tag == _CORE + "map":
                 return self._mapping(node, loc)
             case yaml.SequenceNode() if node.tag == _CORE + "seq":
-                return [self.value(one, (*loc, i)) for i, one in enumerate(node.value)]
+                return self._sequence(node, loc)
             case yaml.ScalarNode() if node.tag.removeprefix(_CORE) in _SCALARS:
                 return self._scalar(node, loc)
         self._problem(loc, node, f"has the tag {node.tag!r}: write plain values without tags")
         return None
 
+    def _sequence(self, node: yaml.SequenceNode, loc: tuple[int | str, ...]) -> list[Any]:
+        found = []
+        for number, one in enumerate(node.value):
+            value = self.value(one, (*loc, number))
+            if value is not None:
+                found.append(value)
+            elif one.tag == _CORE + "null":
+                self._problem((*loc, number), one, "is empty: write a value, or take it out")
+        return found
+
     def _scalar(self, node: yaml.ScalarNode, loc: tuple[int | str, ...]) -> Any:
         if node.tag == _CORE + "null":
             return None
         text = self._expanded(str(node.value), loc)
-        if _TYPED in loc and node.style is None and text == node.value:
-            return _typed(node)
-        return text
+        plain = node.style is None
+        return as_yaml(text) if plain and (self._typed or TYPED in loc) else text
 
     def _expanded(self, text: str, loc: tuple[int | str, ...]) -> str:
         def variable(found: re.Match[str]) -> str:
@@ -169,5 +177,8 @@ class _Reader:
         self.problems.append(Problem(join(path_of(loc), ""), f"{message} {line}"))
 
 
-def _typed(node: yaml.ScalarNode) -> Any:
-    return yaml.SafeLoader("").construct_object(node, deep=True)
+def as_yaml(text: str) -> Any:
+    """What YAML takes an unquoted scalar for: a number, true or false, null, a date, or text."""
+    loader = yaml.SafeLoader("")
+    tag = loader.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
+    return loader.construct_object(yaml.ScalarNode(tag, text), deep=True)
