@@ -32,7 +32,6 @@ from sidecar.models.contract import ForecastModel, Intervals, State, put, take
 from sidecar.models.numeric import (
     IntArray,
     absorb_new,
-    first_present,
     gaussian_intervals,
     lead_deviation,
     missing_at_end,
@@ -43,8 +42,6 @@ from sidecar.series import FloatArray, TimeArray
 LARGEST_ORDER = 6
 LARGEST_DIFFERENCE = 2
 EDGE = 0.985  # how near to -1 or 1 a partial autocorrelation may come
-BLOCKS = 8  # parts of the history whose mean steps are compared
-CERTAIN = 4.0  # a drift is believed from so many standard errors on
 
 
 @dataclass(frozen=True)
@@ -217,18 +214,10 @@ def _partials(state: ArimaState) -> FloatArray:
 
 def drift_of(prepared: arma.Prepared, differences: int) -> FloatArray:
     """The mean of the differenced series, (N,), as the module's text says, in the unit of z."""
-    present, z = prepared.present, prepared.z
     if differences == 0:
-        return np.asarray(np.where(present, z, 0.0).sum(axis=1) / present.sum(axis=1))
-    if differences > 1:
-        return np.zeros(len(z))
-    first, last = first_present(present), z.shape[1] - 1 - missing_at_end(present)
-    edges = first[:, None] + np.outer(last - first, np.arange(BLOCKS + 1)) // BLOCKS
-    slopes = np.diff(np.take_along_axis(z, edges, axis=1), axis=1) / np.diff(edges, axis=1)
-    error = slopes.std(axis=1, ddof=1) / np.sqrt(BLOCKS)
-    rows = np.arange(len(z))
-    drift = (z[rows, last] - z[rows, first]) / (last - first)
-    return np.where(np.abs(slopes.mean(axis=1)) > CERTAIN * error, drift, 0.0)
+        present = prepared.present
+        return np.asarray(np.where(present, prepared.z, 0.0).sum(axis=1) / present.sum(axis=1))
+    return arma.certain_drift(prepared) if differences == 1 else np.zeros(len(prepared.z))
 
 
 def family(p: int, d: int, q: int) -> Family:
@@ -249,7 +238,7 @@ def family(p: int, d: int, q: int) -> Family:
         q=q,
         differences=d,
         skipped=d,
-        projected=max(p, q),
+        projected=0,
         lower=-edge,
         upper=edge,
         points=_spread(p + q),

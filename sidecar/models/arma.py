@@ -4,20 +4,24 @@ Both models say ``Phi(L) x_t = Theta(L) e_t`` of a differenced series x, with
 
     Phi(L) = 1 - ar_1 L - ... - ar_p L^p,   Theta(L) = 1 + ma_1 L + ... + ma_q L^q,
 
-and differ in what their coefficients may be (a ``Family``). The residuals are linear in x and in
-the unknown past of the series, and rational in the coefficients:
+and differ in what their coefficients may be (a ``Family``). The residuals e are linear in x and
+rational in the coefficients:
 
-    u = x / Theta,   w = L u / Theta,   psi = (1, 0, 0, ...) / Theta
-    e = Phi(L) u - sum_k c_k L^k psi          the start: any past before the first instant adds
-                                              a combination of the first shifts of psi
-    d e / d ar_i = -L^i u,   d e / d ma_j = -L^(j-1) v,   v = L e / Theta = Phi(L) w - ...
+    u = x / Theta,              w = L u / Theta
+    e = Phi(L) u,               v = L e / Theta = Phi(L) w
+    d e / d ar_i = -L^i u,      d e / d ma_j = -L^(j-1) v
 
-So one pass over time (``deconvolve_twice``) gives residuals and their whole Jacobian. The c are
-eliminated by least squares at each evaluation (variable projection with Kaufman's approximation:
-Golub and Pereyra, Inverse Problems 19, 2003). What remains are two to five parameters in a box, for
-``levenberg.minimise``. The search starts at the best point of a fixed set by Whittle's likelihood,
-sum over frequencies of periodogram x |Phi|^2 / |Theta|^2, which is one matrix product for all
-series and points (Whittle, 1953).
+so one pass over time (``deconvolve_twice``) gives residuals and their whole Jacobian, and what
+remains is a search over two to five parameters in a box (``levenberg.minimise``).
+
+Before its first instant a series is taken to have rested, x = e = 0. A family may instead ask for
+any past (``projected``): it adds to e a combination of psi = (1, 0, 0, ...) / Theta and its shifts,
+whose weights c are eliminated by least squares at each evaluation (variable projection with
+Kaufman's approximation of the Jacobian: Golub and Pereyra, Inverse Problems 19, 2003).
+
+The search starts at the best of the family's points by Whittle's likelihood, the sum over
+frequencies of periodogram x |Phi|^2 / |Theta|^2: one matrix product for all series and points
+(Whittle, Arkiv for Matematik 2, 1953).
 
 A missing sample has residual zero: its instant is left out of the sums, and x holds there what the
 model itself expects (``impute``), so the state moves on by its own forecast.
@@ -25,19 +29,26 @@ model itself expects (``impute``), so the state moves on by its own forecast.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sidecar.models.levenberg import Local, Minimum, minimise
-from sidecar.models.numeric import BoolArray, IntArray, first_present, interpolate, solve
-from sidecar.models.recursion import deconvolve, deconvolve_twice, polynomial
+from sidecar.models.levenberg import Local, minimise
+from sidecar.models.numeric import (
+    BoolArray,
+    IntArray,
+    first_present,
+    interpolate,
+    missing_at_end,
+    solve,
+)
+from sidecar.models.recursion import deconvolve_twice, polynomial
 from sidecar.series import FloatArray
 
-CHUNK = 512  # series worked on at once: a row of the recursion then stays in the nearest cache
-STEPS = 40  # of Levenberg-Marquardt at most
-IMPUTATIONS = 2
+CHUNK = 512  # series worked on at once: their rows then stay in the nearest caches
+STEPS = 16  # of the search at most
+TOLERANCE = 1e-4  # a search ends when its next step promises a smaller fall in the cost
+BLOCKS, CERTAIN = 8, 10.0  # see ``certain_drift``
+IMPUTATIONS = 2  # how often gaps are filled anew by the model and the model fitted again
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,11 +67,12 @@ class Family:
         p, q: orders.
         differences: how often the series is differenced first.
         skipped: how many instants at the start are not judged, for want of predecessors.
-        projected: how many values after those are fitted freely (c above).
+        projected: how many terms of the unknown past (c above) are fitted; 0 for a past at rest.
         lower, upper: (P,) the box.
         points: (P, G) where the search may start.
         coefficients: params (P, N) to the coefficients.
-        derivative: params (P, N) to (p + q, P, N), d (ar, ma) / d params.
+        derivative: params (P, N) to d (ar, ma) / d params, (p + q, P, N).
+        second_start: where else the search may start, given the best point of each series, (P, N).
     """
 
     p: int
@@ -73,164 +85,15 @@ class Family:
     points: FloatArray
     coefficients: Callable[[FloatArray], Coefficients]
     derivative: Callable[[FloatArray], FloatArray]
+    second_start: Callable[[FloatArray], FloatArray] | None = None
+
+    @property
+    def pad(self) -> int:
+        """How many rows of zeros stand before the first instant, so that every lag exists."""
+        return max(self.p, self.q, self.projected, 1)
 
 
-@dataclass(frozen=True, eq=False)
-class Problem:
-    """N series to fit, time-major.
-
-    Attributes:
-        x: (T, N) differenced, zero before ``begin``.
-        begin: (N,) the first instant of x that exists.
-        weight: (T, N) zero at missing instants and one elsewhere, or None where nothing is missing.
-    """
-
-    x: FloatArray
-    begin: IntArray
-    weight: FloatArray | None
-
-    def rows(self, rows: NDArray[np.int64]) -> "Problem":
-        if len(rows) == self.x.shape[1]:
-            return self
-        weight = None if self.weight is None else self.weight[:, rows]
-        return Problem(self.x[:, rows], self.begin[rows], weight)
-
-
-@dataclass(frozen=True, eq=False)
-class Residuals:
-    """One-step residuals e (T, N), their sum of squares (N,), and the start c (projected, N)."""
-
-    e: FloatArray
-    cost: FloatArray
-    start: FloatArray
-
-
-def _inner(first: FloatArray, second: FloatArray) -> FloatArray:
-    return np.asarray(np.einsum("tn,tn->n", first, second))
-
-
-def _lags(padded: FloatArray, size: int, lags: range) -> list[FloatArray]:
-    """Views of ``padded`` (pad + T, N) delayed by each of ``lags``, each (T, N)."""
-    pad = len(padded) - size
-    return [padded[pad - lag : pad - lag + size] for lag in lags]
-
-
-def _subtract(target: FloatArray, coefficients: FloatArray, arrays: list[FloatArray]) -> None:
-    """target -= sum of coefficient x array, in place."""
-    product = np.empty_like(target)
-    for coefficient, array in zip(coefficients, arrays, strict=True):
-        np.multiply(coefficient, array, out=product)
-        np.subtract(target, product, out=target)
-
-
-def _weighted(arrays: list[FloatArray], weight: FloatArray | None) -> list[FloatArray]:
-    return arrays if weight is None else [array * weight for array in arrays]
-
-
-def _gram(first: list[FloatArray], second: list[FloatArray]) -> FloatArray:
-    return np.array([[_inner(a, b) for b in second] for a in first])
-
-
-def _gram_symmetric(arrays: list[FloatArray], weighted: list[FloatArray]) -> FloatArray:
-    size = len(arrays)
-    gram = np.empty((size, size, arrays[0].shape[1] if size else 0))
-    for i in range(size):
-        for j in range(i + 1):
-            gram[i, j] = gram[j, i] = _inner(weighted[i], arrays[j])
-    return gram
-
-
-def _project(
-    e: FloatArray, psi: list[FloatArray], weight: FloatArray | None
-) -> tuple[list[FloatArray], FloatArray, FloatArray]:
-    """Free ``e`` (in place) of what the start explains; weighted psi, their Gram matrix and c."""
-    weighted = _weighted(psi, weight)
-    gram = _gram_symmetric(psi, weighted)
-    if not psi:
-        return weighted, gram, np.empty((0, e.shape[1]))
-    start = solve(gram, np.array([[_inner(a, e)] for a in weighted]))[:, 0]
-    _subtract(e, start, psi)
-    return weighted, gram, start
-
-
-def residuals(family: Family, problem: Problem, params: FloatArray) -> Residuals:
-    """The residuals at ``params`` (P, N)."""
-    T, N = problem.x.shape
-    coefficients = family.coefficients(params)
-    pad = max(family.p, family.q, family.projected)
-    both = np.zeros((pad + T, 2 * N))
-    both[pad:, :N] = problem.x
-    both[pad + problem.begin, N + np.arange(N)] = 1.0
-    deconvolve(np.tile(coefficients.ma, 2), both[pad - family.q :])
-    u = _lags(both[:, :N], T, range(family.p + 1))
-    e = u[0].copy()
-    _subtract(e, coefficients.ar, u[1:])
-    psi = _lags(both[:, N:], T, range(family.projected))
-    _, _, start = _project(e, psi, problem.weight)
-    weighted = e if problem.weight is None else e * problem.weight
-    return Residuals(weighted, _inner(weighted, e), start)
-
-
-def local_model(family: Family, problem: Problem, params: FloatArray) -> Local:
-    """Sum of squared residuals at ``params`` (P, N) with gradient and Gauss-Newton matrix."""
-    T, N = problem.x.shape
-    coefficients = family.coefficients(params)
-    pad = max(family.p, family.q, family.projected, 1)
-    all4 = np.zeros((pad + T, 4 * N))
-    all4[pad:, :N] = problem.x
-    all4[pad + problem.begin, N + np.arange(N)] = 1.0
-    deconvolve_twice(np.tile(coefficients.ma, 2), all4[pad - max(family.q, 1) :])
-    u = _lags(all4[:, :N], T, range(family.p + 1))
-    psi = _lags(all4[:, N : 2 * N], T, range(family.projected))
-    e = u[0].copy()
-    _subtract(e, coefficients.ar, u[1:])
-    psi_weighted, psi_gram, start = _project(e, psi, problem.weight)
-
-    v = np.zeros((pad + T, N))
-    w = _lags(all4[:, 2 * N : 3 * N], T, range(family.p + 1))
-    v[pad:] = w[0]
-    _subtract(v[pad:], coefficients.ar, w[1:])
-    _subtract(v[pad:], start, _lags(all4[:, 3 * N :], T, range(family.projected)))
-    columns = u[1:] + _lags(v, T, range(family.q))
-
-    weighted = _weighted(columns, problem.weight)
-    across = _gram(psi_weighted, columns)
-    gram = _gram_symmetric(columns, weighted)
-    if family.projected:
-        gram -= np.einsum("kin,kjn->ijn", across, solve(psi_gram, across))
-    slope = np.array([_inner(column, e) for column in weighted])
-    chain = family.derivative(params)
-    e_weighted = e if problem.weight is None else e * problem.weight
-    return Local(
-        cost=_inner(e_weighted, e),
-        gradient=-np.einsum("kn,kpn->pn", slope, chain),
-        hessian=np.einsum("ipn,ijn,jqn->pqn", chain, gram, chain),
-    )
-
-
-@lru_cache(maxsize=32)
-def _frequencies(size: int) -> FloatArray:
-    return np.arange(1.0, size // 2 + 1) * (2.0 * np.pi / size)
-
-
-def spectrum(coefficients: Coefficients, frequencies: FloatArray) -> FloatArray:
-    """|Phi|^2 / |Theta|^2 at F frequencies for N models, (F, N)."""
-    turn = np.exp(-1j * frequencies)
-    phi = np.ones((len(turn), coefficients.ma.shape[1]), dtype=complex)
-    theta = phi.copy()
-    for lag, ar in enumerate(coefficients.ar, start=1):
-        phi -= (turn**lag)[:, None] * ar
-    for lag, ma in enumerate(coefficients.ma, start=1):
-        theta += (turn**lag)[:, None] * ma
-    return np.asarray((np.abs(phi) ** 2) / np.maximum(np.abs(theta) ** 2, 1e-12))
-
-
-def whittle_start(family: Family, problem: Problem) -> FloatArray:
-    """The best of the family's points for each series by Whittle's likelihood, (P, N)."""
-    T = len(problem.x)
-    power = np.abs(np.fft.rfft(problem.x.T, axis=1)[:, 1:]) ** 2
-    table = spectrum(family.coefficients(family.points), _frequencies(T))
-    return family.points[:, np.argmin(power @ table, axis=1)]
+# --- Preparing the series
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,7 +111,7 @@ class Prepared:
     offset: FloatArray
     scale: FloatArray
 
-    def rows(self, rows: NDArray[np.int64]) -> "Prepared":
+    def rows(self, rows: IntArray) -> "Prepared":
         return Prepared(self.z[rows], self.present[rows], self.offset[rows], self.scale[rows])
 
     def without_trend(self, mean: FloatArray, differences: int) -> "Prepared":
@@ -270,8 +133,237 @@ def prepare(y: FloatArray) -> Prepared:
     return Prepared(z, present, offset, scale * spread)
 
 
+def certain_drift(prepared: Prepared) -> FloatArray:
+    """The mean step of z, (N,), where there is one beyond doubt, else 0.
+
+    Compared are the mean steps over eighths of the history: theirs must be ``CERTAIN`` times its
+    standard error. A drift estimated from noise would be extrapolated.
+    """
+    z, rows = prepared.z, np.arange(len(prepared.z))
+    first = first_present(prepared.present)
+    last = z.shape[1] - 1 - missing_at_end(prepared.present)
+    edges = first[:, None] + np.outer(last - first, np.arange(BLOCKS + 1)) // BLOCKS
+    slopes = np.diff(np.take_along_axis(z, edges, axis=1), axis=1) / np.diff(edges, axis=1)
+    error = slopes.std(axis=1, ddof=1) / np.sqrt(BLOCKS)
+    drift = (z[rows, last] - z[rows, first]) / (last - first)
+    return np.asarray(np.where(np.abs(slopes.mean(axis=1)) > CERTAIN * error, drift, 0.0))
+
+
 def _positive(scale: FloatArray) -> FloatArray:
     return np.where(scale > 0.0, scale, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """N series to fit, time-major.
+
+    Attributes:
+        x: (T, N) differenced, zero before ``begin``.
+        begin: (N,) the first instant of x that exists.
+        weight: (T, N) zero at missing instants and one elsewhere, or None where nothing is missing.
+    """
+
+    x: FloatArray
+    begin: IntArray
+    weight: FloatArray | None
+
+    def rows(self, rows: IntArray) -> "Problem":
+        weight = None if self.weight is None else self.weight[:, rows]
+        return Problem(self.x[:, rows], self.begin[rows], weight)
+
+
+def make_problem(family: Family, prepared: Prepared) -> Problem:
+    """Difference, and turn time-major."""
+    z = np.ascontiguousarray(prepared.z.T)
+    first = first_present(prepared.present)
+    begin = np.minimum(first + family.skipped, len(z) - 1)
+    weight = (prepared.present | (np.arange(len(z)) < first[:, None])).T.astype(np.float64)
+    return Problem(
+        x=differenced(z, family.differences, begin),
+        begin=begin,
+        weight=None if weight.all() else np.ascontiguousarray(weight),
+    )
+
+
+def differenced(z: FloatArray, differences: int, begin: IntArray) -> FloatArray:
+    """(1 - L)^d of the time-major ``z`` (T, N), zero before ``begin`` (N,)."""
+    x = z
+    for _ in range(differences):
+        x = np.diff(x, axis=0, prepend=x[:1])
+    return x if not begin.any() else np.where(np.arange(len(z))[:, None] < begin, 0.0, x)
+
+
+# --- Residuals and their derivatives
+
+
+@dataclass(frozen=True, eq=False)
+class Residuals:
+    """One-step residuals at some parameters, and what their derivatives are made of.
+
+    Attributes:
+        e: (T, N) the residuals.
+        u, v: (pad + T, N) x / Theta and L e / Theta.
+        psi: the response to the start and its shifts, each (T, N).
+        c: (projected, N) the weights of psi in e.
+    """
+
+    e: FloatArray
+    u: FloatArray
+    v: FloatArray
+    psi: list[FloatArray]
+    c: FloatArray
+
+
+def residuals(family: Family, problem: Problem, coefficients: Coefficients) -> Residuals:
+    """What one pass over time gives, by the equations of the module's text."""
+    T, N = problem.x.shape
+    pad = family.pad
+    u = np.zeros((pad + T, 2 * N))
+    u[pad:, :N] = problem.x
+    deconvolve_twice(coefficients.ma, u, pad)  # u and w side by side
+    e = u.copy()  # becomes e and v
+    _subtract(e[pad:], np.tile(coefficients.ar, 2), _lags(u, T, range(1, family.p + 1)))
+    psi: list[FloatArray] = []
+    c = np.empty((0, N))
+    if family.projected:
+        response = _start_response(family, problem, coefficients.ma)
+        shifts = _lags(response, T, range(family.projected))
+        psi = [shift[:, :N] for shift in shifts]
+        judged = _weighted(psi, problem.weight)
+        c = solve(_gram(judged, psi), _gram(judged, [e[pad:, :N]]))[:, 0]
+        _subtract(e[pad:], np.tile(c, 2), shifts)
+    return Residuals(e=e[pad:, :N], u=u[:, :N], v=e[:, N:], psi=psi, c=c)
+
+
+def _start_response(family: Family, problem: Problem, ma: FloatArray) -> FloatArray:
+    """psi and L psi / Theta side by side, (pad + T, 2 N)."""
+    T, N = problem.x.shape
+    response = np.zeros((family.pad + T, 2 * N))
+    response[family.pad + problem.begin, np.arange(N)] = 1.0
+    deconvolve_twice(ma, response, family.pad)
+    return response
+
+
+def local_model(family: Family, problem: Problem, params: FloatArray) -> Local:
+    """Sum of squared residuals at ``params`` (P, N) with gradient and Gauss-Newton matrix."""
+    T = len(problem.x)
+    r = residuals(family, problem, family.coefficients(params))
+    columns = _lags(r.u, T, range(1, family.p + 1)) + _lags(r.v, T, range(family.q))
+    judged = _weighted([*columns, r.e], problem.weight)
+    gram = _gram_symmetric(judged[:-1], columns)
+    if family.projected:
+        judged_psi = _weighted(r.psi, problem.weight)
+        across = _gram(judged_psi, columns)
+        gram -= np.einsum("kin,kjn->ijn", across, solve(_gram(judged_psi, r.psi), across))
+    chain = family.derivative(params)
+    bent = np.einsum("ijn,jqn->iqn", gram, chain)
+    return Local(
+        cost=_inner(judged[-1], r.e),
+        gradient=-np.einsum("kn,kpn->pn", _gram(columns, judged[-1:])[:, 0], chain),
+        hessian=np.einsum("ipn,iqn->pqn", chain, bent),
+    )
+
+
+def _inner(first: FloatArray, second: FloatArray) -> FloatArray:
+    return np.asarray(np.einsum("tn,tn->n", first, second))
+
+
+def _gram(first: list[FloatArray], second: list[FloatArray]) -> FloatArray:
+    """All inner products over time, (first, second, N)."""
+    return np.array([[_inner(a, b) for b in second] for a in first])
+
+
+def _gram_symmetric(first: list[FloatArray], second: list[FloatArray]) -> FloatArray:
+    """``_gram`` where it is known to be symmetric."""
+    size = len(first)
+    gram = np.empty((size, size, first[0].shape[1]))
+    for i in range(size):
+        for j in range(i + 1):
+            gram[i, j] = gram[j, i] = _inner(first[i], second[j])
+    return gram
+
+
+def _lags(padded: FloatArray, size: int, lags: range) -> list[FloatArray]:
+    """Views of ``padded`` (pad + T, N) delayed by each of ``lags``, each (T, N)."""
+    pad = len(padded) - size
+    return [padded[pad - lag : pad - lag + size] for lag in lags]
+
+
+def _subtract(target: FloatArray, coefficients: FloatArray, arrays: list[FloatArray]) -> None:
+    """target -= sum of coefficient x array, in place."""
+    product = np.empty_like(target)
+    for coefficient, array in zip(coefficients, arrays, strict=True):
+        np.multiply(coefficient, array, out=product)
+        np.subtract(target, product, out=target)
+
+
+def _weighted(arrays: list[FloatArray], weight: FloatArray | None) -> list[FloatArray]:
+    return arrays if weight is None else [array * weight for array in arrays]
+
+
+# --- The search
+
+
+def whittle_start(family: Family, problem: Problem) -> FloatArray:
+    """The best of the family's points for each series by Whittle's likelihood, (P, N)."""
+    T = len(problem.x)
+    power = np.abs(np.fft.rfft(problem.x, axis=0)[1:].T) ** 2
+    frequencies = np.arange(1.0, T // 2 + 1) * (2.0 * np.pi / T)
+    table = spectrum(family.coefficients(family.points), frequencies)
+    return family.points[:, np.argmin(power @ table, axis=1)]
+
+
+def spectrum(coefficients: Coefficients, frequencies: FloatArray) -> FloatArray:
+    """|Phi|^2 / |Theta|^2 at F frequencies for N models, (F, N)."""
+    turn = np.exp(-1j * frequencies)
+    phi = np.ones((len(turn), coefficients.ma.shape[1]), dtype=complex)
+    theta = phi.copy()
+    for lag, ar in enumerate(coefficients.ar, start=1):
+        phi -= (turn**lag)[:, None] * ar
+    for lag, ma in enumerate(coefficients.ma, start=1):
+        theta += (turn**lag)[:, None] * ma
+    return np.asarray((np.abs(phi) ** 2) / np.maximum(np.abs(theta) ** 2, 1e-12))
+
+
+def first_params(family: Family, problem: Problem, warm: FloatArray | None) -> FloatArray:
+    """Where the search starts: at ``warm`` where that is known, else at the best start, (P, N)."""
+    start = np.empty((len(family.lower), problem.x.shape[1])) if warm is None else warm.copy()
+    cold = np.arange(start.shape[1]) if warm is None else np.flatnonzero(np.isnan(warm).any(axis=0))
+    for rows in chunks(cold):
+        part = problem.rows(rows)
+        start[:, rows] = best = whittle_start(family, part)
+        if family.second_start is not None:
+            other = family.second_start(best)
+            costs = [_cost(family, part, params) for params in (best, other)]
+            start[:, rows] = np.where(costs[1] < costs[0], other, best)
+    return start
+
+
+def _cost(family: Family, problem: Problem, params: FloatArray) -> FloatArray:
+    e = residuals(family, problem, family.coefficients(params)).e
+    return _inner(_weighted([e], problem.weight)[0], e)
+
+
+def search(family: Family, problem: Problem, start: FloatArray, steps: int) -> FloatArray:
+    """The parameters with the least sum of squares, from ``start``; both (P, N)."""
+
+    def evaluate(params: FloatArray, rows: IntArray) -> Local:
+        columns = np.arange(len(rows))
+        return Local.joined(
+            [local_model(family, problem.rows(rows[c]), params[:, c]) for c in chunks(columns)]
+        )
+
+    if len(start) == 0 or start.shape[1] == 0:
+        return start
+    lower, upper = family.lower[:, None], family.upper[:, None]
+    return minimise(evaluate, start, lower, upper, steps, TOLERANCE)
+
+
+def chunks(rows: IntArray) -> list[IntArray]:
+    return [rows[first : first + CHUNK] for first in range(0, len(rows), CHUNK)]
+
+
+# --- The fit
 
 
 @dataclass(frozen=True, eq=False)
@@ -291,129 +383,92 @@ class Fit:
     cost: FloatArray
     sigma: FloatArray
 
-    def rows(self, rows: NDArray[np.int64]) -> "Fit":
+    def rows(self, rows: IntArray) -> "Fit":
         return Fit(
             self.params[:, rows], self.z[rows], self.e[rows], self.cost[rows], self.sigma[rows]
         )
 
-    def replaced(self, rows: NDArray[np.int64], other: "Fit") -> "Fit":
-        """This fit with ``rows`` from another, of which the newest values both keep are taken."""
-        kept = min(self.z.shape[1], other.z.shape[1])
-        mixed = Fit(
-            self.params.copy(),
-            self.z[:, -kept:].copy(),
-            self.e[:, -kept:].copy(),
-            self.cost.copy(),
-            self.sigma.copy(),
-        )
+    def with_rows(self, rows: IntArray, other: "Fit") -> "Fit":
+        """This fit with ``rows`` replaced by another's."""
+        mixed = Fit(*(a.copy() for a in (self.params, self.z, self.e, self.cost, self.sigma)))
         mixed.params[:, rows] = other.params
-        mixed.z[rows], mixed.e[rows] = other.z[:, -kept:], other.e[:, -kept:]
+        mixed.z[rows], mixed.e[rows] = other.z, other.e
         mixed.cost[rows], mixed.sigma[rows] = other.cost, other.sigma
         return mixed
 
 
-def fit(family: Family, prepared: Prepared, warm: FloatArray | None = None) -> Fit:
-    """Fit every row by least squares, in chunks of rows.
+KEPT = 16  # newest values that a ``Fit`` keeps, enough for the past of every family
+
+
+def fit(
+    family: Family, prepared: Prepared, warm: FloatArray | None = None, steps: int = STEPS
+) -> Fit:
+    """Fit every row by least squares.
 
     Args:
-        warm: (P, N) parameters to start from in place of Whittle's; NaN columns start afresh.
+        warm: (P, N) parameters to start from; columns with NaN start afresh.
+        steps: at most so many evaluations after the first.
     """
-    every = np.arange(len(prepared.z))
-    parts = [every[first : first + CHUNK] for first in range(0, len(every), CHUNK)]
-    fits = [
-        _fit_chunk(family, prepared.rows(rows), None if warm is None else warm[:, rows])
-        for rows in parts
-    ]
-    return Fit(
-        params=np.concatenate([one.params for one in fits], axis=1),
-        z=np.concatenate([one.z for one in fits]),
-        e=np.concatenate([one.e for one in fits]),
-        cost=np.concatenate([one.cost for one in fits]),
-        sigma=np.concatenate([one.sigma for one in fits]),
-    )
-
-
-def _fit_chunk(family: Family, prepared: Prepared, warm: FloatArray | None) -> Fit:
     problem = make_problem(family, prepared)
-    start = whittle_start(family, problem)
-    if warm is not None:
-        start = np.where(np.isfinite(warm).all(axis=0), warm, start)
-    params = search(family, problem, start).params
-    outcome = residuals(family, problem, params)
-    z = prepared.z.T
-    if problem.weight is not None:
-        for _ in range(IMPUTATIONS):
-            z, _ = impute(family, problem, z, params, outcome.start)
-            problem = replace(problem, x=differenced(z, family.differences, problem.begin))
-            params = search(family, problem, params).params
-            outcome = residuals(family, problem, params)
-        z, e = impute(family, problem, z, params, outcome.start)
-        outcome = replace(outcome, e=e, cost=_inner(e, e))
+    params = search(family, problem, first_params(family, problem, warm), steps)
+    z = prepared.z[:, -KEPT:].copy()
+    e = np.empty_like(z)
+    cost = np.empty(len(z))
+    for rows in chunks(np.arange(len(z))):
+        part = problem.rows(rows)
+        newest = residuals(family, part, family.coefficients(params[:, rows])).e
+        e[rows], cost[rows] = newest[-KEPT:].T, _inner(newest, newest)
+    fitted = Fit(params, z, e, cost, _deviation(family, prepared, cost))
+    if problem.weight is None:
+        return fitted
+    gappy = np.flatnonzero((problem.weight == 0.0).any(axis=0))
+    return fitted.with_rows(
+        gappy, fit_with_gaps(family, prepared.rows(gappy), problem.rows(gappy), params[:, gappy])
+    )
+
+
+def _deviation(family: Family, prepared: Prepared, cost: FloatArray) -> FloatArray:
     spent = len(family.lower) + family.projected
-    freedom = np.maximum(prepared.present.sum(axis=1) - spent, 1)
-    kept = family.p + family.differences + family.q + 2
-    return Fit(
-        params, z[-kept:].T, outcome.e[-kept:].T, outcome.cost, np.sqrt(outcome.cost / freedom)
-    )
+    return np.asarray(np.sqrt(cost / np.maximum(prepared.present.sum(axis=1) - spent, 1)))
 
 
-def make_problem(family: Family, prepared: Prepared) -> Problem:
-    """Difference, and turn time-major."""
+def fit_with_gaps(family: Family, prepared: Prepared, problem: Problem, params: FloatArray) -> Fit:
+    """Fill the gaps by what the model with ``params`` expects, fit again, and so on."""
     z = np.ascontiguousarray(prepared.z.T)
-    first = first_present(prepared.present)
-    weight = (prepared.present | (np.arange(len(z)) < first[:, None])).T.astype(np.float64)
-    begin = np.minimum(first + family.skipped, len(z) - 1)
-    return Problem(
-        x=differenced(z, family.differences, begin),
-        begin=begin,
-        weight=None if weight.all() else np.ascontiguousarray(weight),
-    )
-
-
-def differenced(z: FloatArray, differences: int, begin: IntArray) -> FloatArray:
-    """(1 - L)^d of the time-major ``z`` (T, N), zero before ``begin`` (N,)."""
-    x = z
-    for _ in range(differences):
-        x = np.diff(x, axis=0, prepend=x[:1])
-    return x if not begin.any() else np.where(np.arange(len(z))[:, None] < begin, 0.0, x)
-
-
-def search(family: Family, problem: Problem, start: FloatArray) -> Minimum:
-    """Least squares from ``start`` (P, N)."""
-    if len(start) == 0:
-        return Minimum(start, np.zeros(start.shape[1]), np.ones(start.shape[1], dtype=bool))
-
-    def evaluate(params: FloatArray, rows: NDArray[np.int64]) -> Local:
-        return local_model(family, problem.rows(rows), params)
-
-    return minimise(evaluate, start, family.lower[:, None], family.upper[:, None], STEPS)
+    for _ in range(IMPUTATIONS):
+        z, _ = impute(family, problem, z, params)
+        problem = replace(problem, x=differenced(z, family.differences, problem.begin))
+        params = search(family, problem, params, STEPS)
+    z, e = impute(family, problem, z, params)
+    cost = _inner(e, e)
+    deviation = _deviation(family, prepared, cost)
+    return Fit(params, z[-KEPT:].T.copy(), e[-KEPT:].T.copy(), cost, deviation)
 
 
 def impute(
-    family: Family, problem: Problem, z: FloatArray, params: FloatArray, start: FloatArray
+    family: Family, problem: Problem, z: FloatArray, params: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
     """What the model with ``params`` expects at missing instants, and all one-step residuals.
 
     Args:
         z: (T, N), anything where the weight of ``problem`` is zero.
-        start: (projected, N), the c of the module's text.
 
     Returns:
         z with missing values replaced, and e, each (T, N).
     """
     assert problem.weight is not None
-    weight, begin = problem.weight, problem.begin
-    c = family.coefficients(params)
+    coefficients = family.coefficients(params)
+    c = residuals(family, problem, coefficients).c
     z, x, e = z.copy(), np.zeros_like(z), np.zeros_like(z)
-    undo = -polynomial(family.differences)[1:]
+    undo = -polynomial(family.differences)[1:, None]
     columns = np.arange(z.shape[1])
     for t in range(len(z)):
-        expected = _lagged(c.ar, x, t) + _lagged(c.ma, e, t)
-        started = t - begin
-        young = (started >= 0) & (started < family.projected)
-        expected[young] += start[started[young], columns[young]]
-        base = _lagged(undo[:, None], z, t)
-        live, present = started >= 0, weight[t] > 0.0
+        age = t - problem.begin
+        young = (age >= 0) & (age < family.projected)
+        expected = _lagged(coefficients.ar, x, t) + _lagged(coefficients.ma, e, t)
+        expected[young] += c[age[young], columns[young]]
+        base = _lagged(undo, z, t)
+        live, present = age >= 0, problem.weight[t] > 0.0
         z[t] = np.where(present, z[t], base + np.where(live, expected, 0.0))
         x[t] = np.where(live, z[t] - base, 0.0)
         e[t] = np.where(live & present, x[t] - expected, 0.0)

@@ -19,14 +19,14 @@ phi beta - 1 - phi and theta_2 = phi (1 - alpha), by ``sidecar.models.arma``.
 Settings: see ``HoltSettings``.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Final, Literal
 
 import numpy as np
 
 from sidecar.models import arma
 from sidecar.models.arma import Coefficients, Family
-from sidecar.models.contract import ForecastModel, Intervals, State, put
+from sidecar.models.contract import ForecastModel, Intervals, State, put, take
 from sidecar.models.numeric import (
     IntArray,
     absorb_new,
@@ -37,14 +37,9 @@ from sidecar.models.numeric import (
 from sidecar.series import FloatArray, TimeArray
 
 Damped = Literal["auto"] | bool
-MIN_INSTANTS = 10
-
-ALPHA, RATIO, PHI = range(3)
-_LOWER = np.array([1e-4, 1e-4, 0.8])
-_UPPER = np.array([0.9999, 1.0, 0.98])
-_ALPHAS = [0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 0.97]
-_RATIOS = [0.003, 0.02, 0.06, 0.15, 0.4, 0.9]
-_PHIS = [0.8, 0.88, 0.94, 0.98]
+Initial = Literal["first", "fitted"]
+MIN_INSTANTS: Final = 10
+CLEARLY: Final = 0.97  # an undamped trend is taken below this share of the damped fit's cost
 
 
 @dataclass(frozen=True)
@@ -53,7 +48,10 @@ class HoltSettings:
 
     Attributes:
         damped: whether the trend fades out with the lead; ``auto`` fits it damped, and undamped
-            where that explains the series better.
+            where that explains the series clearly better.
+        initial: where the recursion starts: ``first`` at the first sample, without a trend unless
+            the whole history has one beyond doubt; ``fitted`` at the level and trend with the least
+            sum of squares, as the textbook has it.
         level: share of outcomes the prediction interval is to cover.
 
     Raises:
@@ -61,11 +59,14 @@ class HoltSettings:
     """
 
     damped: Damped = "auto"
+    initial: Initial = "first"
     level: float = 0.95
 
     def __post_init__(self) -> None:
         if self.damped not in ("auto", True, False):
             raise ValueError(f"damped is {self.damped!r}, but must be auto, true or false")
+        if self.initial not in ("first", "fitted"):
+            raise ValueError(f"initial is {self.initial!r}, but must be first or fitted")
         if not 0.0 < self.level < 1.0:
             raise ValueError(f"level is {self.level!r}, but must lie between 0 and 1, such as 0.95")
 
@@ -94,8 +95,10 @@ class ExponentialSmoothingModel(ForecastModel[HoltState]):
     name = "exponential_smoothing"
     state_type = HoltState
 
-    def __init__(self, *, damped: Damped = "auto", level: float = 0.95) -> None:
-        self.settings = HoltSettings(damped=damped, level=level)
+    def __init__(
+        self, *, damped: Damped = "auto", initial: Initial = "first", level: float = 0.95
+    ) -> None:
+        self.settings = HoltSettings(damped=damped, initial=initial, level=level)
 
     @property
     def min_instants(self) -> int:
@@ -107,26 +110,34 @@ class ExponentialSmoothingModel(ForecastModel[HoltState]):
         enough = np.flatnonzero(np.isfinite(y).sum(axis=1) >= self.min_instants)
         if len(enough) == 0:
             return state
-        prepared = arma.prepare(y[enough])
-        start = None if warm is None else _params(warm)[:, enough]
-        fitted = self._fit_prepared(prepared, start)
-        missed = missing_at_end(prepared.present)
-        return put(state, enough, _state(fitted, prepared, missed, t_ms[-1]))
+        start = None if warm is None else _params(take(warm, enough))
+        fitted = self._fit_prepared(arma.prepare(y[enough]), start)
+        return put(state, enough, replace(fitted, last_ms=np.full(len(enough), t_ms[-1])))
 
-    def _fit_prepared(self, prepared: arma.Prepared, warm: FloatArray | None) -> arma.Fit:
+    def _fit_prepared(self, prepared: arma.Prepared, warm: FloatArray | None) -> HoltState:
         if self.settings.damped is False:
-            return _lifted(arma.fit(STRAIGHT, prepared, None if warm is None else warm[:PHI]))
-        fitted = arma.fit(DAMPED, prepared, warm)
-        if self.settings.damped is True:
-            return fitted
-        edge = np.flatnonzero(fitted.params[PHI] >= _UPPER[PHI])
-        if len(edge) == 0:
-            return fitted
-        straight = _lifted(arma.fit(STRAIGHT, prepared.rows(edge), fitted.params[:PHI, edge]))
-        # Akaike's criterion: one parameter less is worth 2 / n in the logarithm of the cost.
-        worth = np.exp(2.0 / prepared.present[edge].sum(axis=1))
-        better = np.flatnonzero(straight.cost <= fitted.cost[edge] * worth)
-        return fitted.replaced(edge[better], straight.rows(better))
+            straight, _ = self._fit_straight(prepared, None if warm is None else warm[:PHI])
+            return straight
+        family = FAMILIES[True, self.settings.initial]
+        fitted = arma.fit(family, prepared, warm)
+        state = _state(fitted, prepared, fitted.params[PHI], np.zeros(len(fitted.cost)))
+        edge = np.flatnonzero(fitted.params[PHI] >= family.upper[PHI])
+        if self.settings.damped is True or len(edge) == 0:
+            return state
+        straight, cost = self._fit_straight(prepared.rows(edge), fitted.params[:PHI, edge])
+        better = np.flatnonzero(cost <= CLEARLY * fitted.cost[edge])
+        return put(state, edge[better], take(straight, better))
+
+    def _fit_straight(
+        self, prepared: arma.Prepared, warm: FloatArray | None
+    ) -> tuple[HoltState, FloatArray]:
+        """The undamped fit and its sum of squares, in the unit of the prepared series."""
+        drift = np.zeros(len(prepared.z))
+        if self.settings.initial == "first":
+            drift = arma.certain_drift(prepared)
+        family = FAMILIES[False, self.settings.initial]
+        fitted = arma.fit(family, prepared.without_trend(drift, 1), warm)
+        return _state(fitted, prepared, np.ones(len(drift)), drift), fitted.cost
 
     def update(self, state: HoltState, t_ms: TimeArray, y: FloatArray) -> HoltState:
         return absorb_new(_absorb, state, t_ms, y)
@@ -143,7 +154,8 @@ class ExponentialSmoothingModel(ForecastModel[HoltState]):
 
 def _powers(phi: FloatArray, count: int) -> FloatArray:
     """phi^1 .. phi^count, (count, N)."""
-    return np.asarray(np.cumprod(np.broadcast_to(phi, (count, len(phi))), axis=0), dtype=np.float64)
+    powers = np.cumprod(np.broadcast_to(phi, (count, len(phi))), axis=0)
+    return np.asarray(powers, dtype=np.float64)
 
 
 def _absorb(state: HoltState, t_ms: TimeArray, y: FloatArray) -> HoltState:
@@ -157,9 +169,8 @@ def _absorb(state: HoltState, t_ms: TimeArray, y: FloatArray) -> HoltState:
         level = expected + state.alpha * error
         trend = slope + state.beta * error
         missed = np.where(present, 0, missed + 1)
-    fitted = np.isfinite(state.sigma)
-    last_ms = np.where(fitted, t_ms[-1], state.last_ms)
-    return HoltState(last_ms, state.sigma, level, trend, state.alpha, state.beta, state.phi, missed)
+    last_ms = np.where(np.isfinite(state.sigma), t_ms[-1], state.last_ms)
+    return replace(state, last_ms=last_ms, level=level, trend=trend, missed=missed)
 
 
 def _unfitted(size: int) -> HoltState:
@@ -168,93 +179,120 @@ def _unfitted(size: int) -> HoltState:
     return HoltState(none, nan, nan, nan, nan, nan, nan, none)
 
 
-def _params(state: HoltState) -> FloatArray:
-    """alpha, q, phi (3, N) of an earlier state, to start from; NaN where there was no fit."""
-    return np.array([state.alpha, state.beta / state.alpha, state.phi])
-
-
 def _state(
-    fitted: arma.Fit, prepared: arma.Prepared, missed: IntArray, last_ms: np.int64
+    fitted: arma.Fit, prepared: arma.Prepared, phi: FloatArray, drift: FloatArray
 ) -> HoltState:
-    """Level and trend from the last two residuals: l = y - (1 - alpha) e, and so b."""
-    alpha, ratio, phi = fitted.params
-    beta = alpha * ratio
+    """Level and trend from the last two residuals: l = y - (1 - alpha) e, and b from both l.
+
+    ``drift`` is what was taken off the series' steps before the fit.
+    """
+    alpha = np.exp(fitted.params[LOG_ALPHA])
+    beta = alpha * fitted.params[RATIO]
     before, level = (fitted.z[:, -2:] - (1.0 - alpha)[:, None] * fitted.e[:, -2:]).T
     trend = level - before + (beta - alpha) * fitted.e[:, -1]
     return HoltState(
-        last_ms=np.full(len(level), last_ms),
+        last_ms=np.zeros(len(level), dtype=np.int64),
         sigma=fitted.sigma * prepared.scale,
-        level=prepared.offset + prepared.scale * level,
-        trend=prepared.scale * trend,
+        level=prepared.offset + prepared.scale * (level + drift * (prepared.z.shape[1] - 1)),
+        trend=prepared.scale * (trend + drift),
         alpha=alpha,
         beta=beta,
         phi=phi,
-        missed=missed,
+        missed=missing_at_end(prepared.present),
     )
 
 
-def _lifted(fitted: arma.Fit) -> arma.Fit:
-    """An undamped fit with phi = 1 among its parameters."""
-    params = np.concatenate([fitted.params, np.ones((1, fitted.params.shape[1]))])
-    return arma.Fit(params, fitted.z, fitted.e, fitted.cost, fitted.sigma)
+# --- The family of models searched, by log alpha, q = beta / alpha and phi
+
+LOG_ALPHA, RATIO, PHI = range(3)
+_SMALLEST: Final = 1e-4
 
 
-def _damped_coefficients(params: FloatArray) -> Coefficients:
-    alpha, ratio, phi = params
+def _params(state: HoltState) -> FloatArray:
+    """Where the search for an earlier state ended, (3, N); NaN where there was no fit."""
+    return np.array([np.log(state.alpha), state.beta / state.alpha, state.phi])
+
+
+def _damped(params: FloatArray) -> Coefficients:
+    alpha, ratio, phi = np.exp(params[LOG_ALPHA]), params[RATIO], params[PHI]
     ma = np.array([alpha + phi * alpha * ratio - 1.0 - phi, phi * (1.0 - alpha)])
     return Coefficients(ar=params[PHI:], ma=ma)
 
 
 def _damped_derivative(params: FloatArray) -> FloatArray:
-    alpha, ratio, phi = params
+    alpha, ratio, phi = np.exp(params[LOG_ALPHA]), params[RATIO], params[PHI]
     zero, one = np.zeros_like(alpha), np.ones_like(alpha)
     return np.array(
         [
             [zero, zero, one],
-            [one + phi * ratio, phi * alpha, alpha * ratio - 1.0],
-            [-phi, zero, 1.0 - alpha],
+            [alpha * (one + phi * ratio), phi * alpha, alpha * ratio - 1.0],
+            [-alpha * phi, zero, 1.0 - alpha],
         ]
     )
 
 
-def _straight_coefficients(params: FloatArray) -> Coefficients:
-    alpha, ratio = params
+def _straight(params: FloatArray) -> Coefficients:
+    """As ``_damped`` with phi = 1, whose (1 - phi L) is counted as another difference."""
+    alpha, ratio = np.exp(params[LOG_ALPHA]), params[RATIO]
     ma = np.array([alpha + alpha * ratio - 2.0, 1.0 - alpha])
     return Coefficients(ar=np.empty((0, len(alpha))), ma=ma)
 
 
 def _straight_derivative(params: FloatArray) -> FloatArray:
-    alpha, ratio = params
-    zero, one = np.zeros_like(alpha), np.ones_like(alpha)
-    return np.array([[one + ratio, alpha], [-one, zero]])
+    alpha, ratio = np.exp(params[LOG_ALPHA]), params[RATIO]
+    zero = np.zeros_like(alpha)
+    return np.array([[alpha * (1.0 + ratio), alpha], [-alpha, zero]])
 
 
-def _grid(*axes: list[float]) -> FloatArray:
+def _fading_start(params: FloatArray) -> FloatArray:
+    """The same level smoothing under an initial trend that is never corrected and fades slowly.
+
+    Whittle's likelihood knows no start and so never finds this optimum by itself.
+    """
+    other = params.copy()
+    other[RATIO] = _SMALLEST
+    other[PHI:] = 0.97
+    return other
+
+
+def _grid(*axes: FloatArray) -> FloatArray:
     """Every combination, (P, G)."""
     return np.array([axis.ravel() for axis in np.meshgrid(*axes)])
 
 
-DAMPED = Family(
-    p=1,
-    q=2,
-    differences=1,
-    skipped=0,
-    projected=2,
-    lower=_LOWER,
-    upper=_UPPER,
-    points=_grid(_ALPHAS, _RATIOS, _PHIS),
-    coefficients=_damped_coefficients,
-    derivative=_damped_derivative,
-)
-STRAIGHT = Family(
-    p=0,
-    q=2,
-    differences=2,
-    skipped=0,
-    projected=2,
-    lower=_LOWER[:PHI],
-    upper=_UPPER[:PHI],
-    points=_grid(_ALPHAS, _RATIOS),
-    coefficients=_straight_coefficients,
-    derivative=_straight_derivative,
-)
+def _families() -> dict[tuple[bool, Initial], Family]:
+    """By whether the trend is damped, and where the recursion starts."""
+    alphas = np.log([0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 0.97])
+    ratios = np.array([0.003, 0.02, 0.06, 0.15, 0.4, 0.9])
+    phis = np.array([0.8, 0.88, 0.94, 0.98])
+    damped = Family(
+        p=1,
+        q=2,
+        differences=1,
+        skipped=0,
+        projected=0,
+        lower=np.array([np.log(_SMALLEST), _SMALLEST, 0.8]),
+        upper=np.array([np.log(1.0 - _SMALLEST), 1.0, 0.98]),
+        points=_grid(alphas, ratios, phis),
+        coefficients=_damped,
+        derivative=_damped_derivative,
+    )
+    straight = replace(
+        damped,
+        p=0,
+        differences=2,
+        lower=damped.lower[:PHI],
+        upper=damped.upper[:PHI],
+        points=_grid(alphas, ratios),
+        coefficients=_straight,
+        derivative=_straight_derivative,
+    )
+    return {
+        (True, "first"): damped,
+        (False, "first"): straight,
+        (True, "fitted"): replace(damped, projected=2, second_start=_fading_start),
+        (False, "fitted"): replace(straight, projected=2, second_start=_fading_start),
+    }
+
+
+FAMILIES: Final = _families()

@@ -1,11 +1,10 @@
 """Levenberg-Marquardt in a box, for N small least-squares problems at once.
 
-Each problem has its own damping and stops by itself; problems that stopped are left out of further
-evaluations once they are the majority. The step solves (H + damping diag H) s = -g over the free
-parameters: one at a bound whose gradient points outwards is held there, and one that the step would
-carry out of the box is moved to its bound and the step solved again for the others.
-(More, The Levenberg-Marquardt algorithm, 1978; the active set as in Bertsekas, Projected Newton
-methods, 1982.)
+Each problem has its own damping and drops out as soon as it has converged. A step solves
+(H + damping diag H) s = -g over the free parameters: one at a bound whose gradient points outwards
+is held there, and the one that the step would carry out of the box first is moved to its bound and
+the step solved again for the others. (More, The Levenberg-Marquardt algorithm, 1978; the active set
+as in Bertsekas, Projected Newton methods, 1982.)
 """
 
 from collections.abc import Callable
@@ -13,9 +12,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sidecar.models.numeric import BoolArray, solve
+from sidecar.models.numeric import BoolArray, IntArray, solve
 from sidecar.series import FloatArray
 
 FIRST_DAMPING = 1e-3
@@ -33,25 +31,24 @@ class Local:
     gradient: FloatArray
     hessian: FloatArray
 
-    def rows(self, rows: NDArray[np.int64]) -> "Local":
+    @classmethod
+    def joined(cls, parts: list["Local"]) -> "Local":
+        return cls(
+            np.concatenate([part.cost for part in parts]),
+            np.concatenate([part.gradient for part in parts], axis=1),
+            np.concatenate([part.hessian for part in parts], axis=2),
+        )
+
+    def rows(self, rows: IntArray) -> "Local":
         return Local(self.cost[rows], self.gradient[:, rows], self.hessian[:, :, rows])
 
-    def assign(self, rows: NDArray[np.int64], other: "Local") -> None:
+    def assign(self, rows: IntArray, other: "Local") -> None:
         self.cost[rows] = other.cost
         self.gradient[:, rows] = other.gradient
         self.hessian[:, :, rows] = other.hessian
 
 
-Evaluate: TypeAlias = Callable[[FloatArray, NDArray[np.int64]], Local]
-
-
-@dataclass(frozen=True, eq=False)
-class Minimum:
-    """Where the search stood at the end: params (P, N), cost (N,), and who converged (N,)."""
-
-    params: FloatArray
-    cost: FloatArray
-    converged: BoolArray
+Evaluate: TypeAlias = Callable[[FloatArray, IntArray], Local]
 
 
 def minimise(
@@ -60,43 +57,36 @@ def minimise(
     lower: FloatArray,
     upper: FloatArray,
     steps: int,
-    tolerance: float = 1e-5,
-) -> Minimum:
-    """Least sums of squares from ``start``.
+    tolerance: float,
+) -> FloatArray:
+    """Params (P, N) with the least cost within reach of ``start``.
 
     Args:
         evaluate: gives the local model of the problems with the given indices at params (P, n).
-        start: (P, N). lower, upper: (P, 1) or (P, N).
+        start: (P, N). lower, upper: (P, 1).
         steps: at most so many evaluations after the first.
-        tolerance: a problem has converged when a step promises less than this share of its cost.
+        tolerance: a problem is done when a step promises less than this share of its cost.
     """
     params = np.clip(start, lower, upper)
-    low, high = np.broadcast_to(lower, params.shape), np.broadcast_to(upper, params.shape)
-    every = np.arange(params.shape[1])
-    here = evaluate(params, every)
-    damping = np.full(len(every), FIRST_DAMPING)
-    converged = np.zeros(len(every), dtype=bool)
-    live = every
+    live = np.arange(params.shape[1])
+    here = evaluate(params, live)
+    damping = np.full(len(live), FIRST_DAMPING)
     for _ in range(steps):
-        step, promised = bounded_step(
-            here.rows(live), params[:, live], low[:, live], high[:, live], damping[live]
+        step, promised = bounded_step(here.rows(live), params[:, live], lower, upper, damping[live])
+        moving = (np.abs(promised) > tolerance * here.cost[live]) & (
+            damping[live] < LARGEST_DAMPING
         )
-        small = np.abs(promised) <= tolerance * here.cost[live]
-        converged[live[small]] = True
-        live, step, promised = live[~small], step[:, ~small], promised[~small]
+        live, step, promised = live[moving], step[:, moving], promised[moving]
         if len(live) == 0:
             break
-        trial = np.clip(params[:, live] + step, low[:, live], high[:, live])
+        trial = np.clip(params[:, live] + step, lower, upper)
         there = evaluate(trial, live)
         gain = here.cost[live] - there.cost
-        better = gain > 0.0
-        damping[live] *= np.where(gain > 0.5 * promised, 0.1, np.where(better, 0.7, 8.0))
-        won = np.flatnonzero(better)
+        damping[live] *= np.where(gain > 0.5 * promised, 0.1, np.where(gain > 0.0, 0.7, 8.0))
+        won = np.flatnonzero(gain > 0.0)
         params[:, live[won]] = trial[:, won]
         here.assign(live[won], there.rows(won))
-        converged[live[damping[live] > LARGEST_DAMPING]] = True
-        live = live[damping[live] <= LARGEST_DAMPING]
-    return Minimum(params, here.cost, converged)
+    return params
 
 
 def bounded_step(
@@ -108,13 +98,16 @@ def bounded_step(
         (room_up <= 0.0) & (local.gradient < 0.0)
     )
     fixed = np.zeros_like(params)
+    order = np.arange(len(params))[:, None]
     for _ in range(len(params)):
         step = _step_with(local, damping, held, fixed)
-        out = ((step < room_down) | (step > room_up)) & ~held
-        if not out.any():
+        inside = np.clip(step, room_down, room_up)
+        overshoot = np.where(held, 1.0, np.abs(step) / np.maximum(np.abs(inside), 1e-300))
+        first = (overshoot > 1.0) & (order == overshoot.argmax(axis=0))
+        if not first.any():
             break
-        fixed = np.where(out, np.clip(step, room_down, room_up), fixed)
-        held |= out
+        fixed = np.where(first, inside, fixed)
+        held |= first
     step = np.clip(step, room_down, room_up)
     bend = np.einsum("in,ijn,jn->n", step, local.hessian, step)
     return step, -2.0 * np.einsum("in,in->n", local.gradient, step) - bend

@@ -11,51 +11,33 @@ import numpy as np
 from sidecar.series import FloatArray
 
 
-def deconvolve(ma: FloatArray, x: FloatArray) -> None:
-    """Replace ``x`` by ``x / Theta(L)``, ``Theta(L) = 1 + ma[0] L + ma[1] L^2 + ...``, in place.
+def deconvolve_twice(ma: FloatArray, x: FloatArray, start: int) -> None:
+    """Both ``x / Theta(L)`` and ``L x / Theta(L)^2`` in one pass over time, in place.
 
-    That is ``u[t] = x[t] - ma[0] u[t-1] - ma[1] u[t-2] - ...``.
+    With ``Theta(L) = 1 + ma[0] L + ma[1] L^2 + ...`` the first is the recursion
 
-    Args:
-        ma: (q, M) coefficients of each column.
-        x: (q + T, M) time-major; the first q rows are the values before the start and stay.
-    """
-    order = len(ma)
-    rows = list(x)
-    product = np.empty_like(rows[0])
-    multiply, subtract = np.multiply, np.subtract
-    lags = [(coefficient, lag) for lag, coefficient in enumerate(ma, start=1)]
-    for t in range(order, len(rows)):
-        row = rows[t]
-        for coefficient, lag in lags:
-            multiply(coefficient, rows[t - lag], product)
-            subtract(row, product, row)
+        u[t] = x[t] - ma[0] u[t-1] - ma[1] u[t-2] - ...
 
-
-def deconvolve_twice(ma: FloatArray, x: FloatArray) -> None:
-    """Both ``x / Theta(L)`` and ``L x / Theta(L)^2`` in one pass over time.
-
-    The second is the derivative of the first by the coefficients: d u / d ma[j] = -L^(j-1) of it.
+    and the second the same one with u[t-1] in place of x[t]. It is what derivatives by the
+    coefficients are made of: d u / d ma[j] = -L^j of it.
 
     Args:
-        ma: (q, M) coefficients of each column.
-        x: (q + T, 2 M) with q >= 1 rows before the start; the left half holds the input and gets
-            the first result, the right half gets the second.
+        ma: (q, N) coefficients of each series.
+        x: (start + T, 2 N); the left half holds the input and gets the first result, the right
+            half gets the second. The first ``start`` rows are the past and stay as they are.
+        start: at least q and 1.
     """
-    order, half = len(ma), x.shape[1] // 2
-    coefficients = np.tile(ma, 2)
+    half = x.shape[1] // 2
     rows, left, right = list(x), list(x[:, :half]), list(x[:, half:])
     product = np.empty_like(rows[0])
     multiply, subtract, copy = np.multiply, np.subtract, np.copyto
-    lags = [(coefficient, lag) for lag, coefficient in enumerate(coefficients, start=1)]
-    previous = left[order - 1]
-    for t in range(order, len(rows)):
+    lags = list(enumerate(np.tile(ma, 2), start=1))
+    for t in range(start, len(rows)):
         row = rows[t]
-        copy(right[t], previous)
-        for coefficient, lag in lags:
+        copy(right[t], left[t - 1])
+        for lag, coefficient in lags:
             multiply(coefficient, rows[t - lag], product)
             subtract(row, product, row)
-        previous = left[t]
 
 
 def impulse_response(ar: FloatArray, ma: FloatArray, size: int) -> FloatArray:
@@ -68,7 +50,7 @@ def impulse_response(ar: FloatArray, ma: FloatArray, size: int) -> FloatArray:
     Returns:
         (size, N), the first row ones. (Box and Jenkins, Time Series Analysis, 5.1: psi weights.)
     """
-    weights = np.zeros((size, ar.shape[1] if len(ar) else ma.shape[1]))
+    weights = np.zeros((size, ar.shape[1]))
     weights[0] = 1.0
     weights[1 : len(ma) + 1] = ma[: size - 1]
     for t in range(1, size):
@@ -77,13 +59,13 @@ def impulse_response(ar: FloatArray, ma: FloatArray, size: int) -> FloatArray:
     return weights
 
 
-def polynomial(roots_at_one: int) -> FloatArray:
+def polynomial(differences: int) -> FloatArray:
     """Coefficients of (1 - L)^d, lag 0 first.
 
     >>> polynomial(2).tolist()
     [1.0, -2.0, 1.0]
     """
     coefficients = np.ones(1)
-    for _ in range(roots_at_one):
+    for _ in range(differences):
         coefficients = np.convolve(coefficients, [1.0, -1.0])
     return coefficients

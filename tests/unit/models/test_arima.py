@@ -48,7 +48,7 @@ def gaps(y: FloatArray) -> FloatArray:
 
 
 def textbook(
-    y: FloatArray, ar: FloatArray, ma: FloatArray, d: int, drift: float, start: FloatArray
+    y: FloatArray, ar: FloatArray, ma: FloatArray, d: int, drift: float
 ) -> tuple[FloatArray, FloatArray]:
     """One series: residuals of its differences (zero where missing), and the series filled in."""
     filled: list[float] = []
@@ -62,23 +62,11 @@ def textbook(
         level = drift + sum(c * filled[-i - 1] for i, c in enumerate(base))
         past = sum(c * x[-i - 1] for i, c in enumerate(ar) if i < len(x))
         past += sum(c * e[-i - 1] for i, c in enumerate(ma) if i < len(e))
-        past += float(start[t - d]) if t - d < len(start) else 0.0
         seen = level + past if np.isnan(value) else float(value)
         filled.append(seen)
         x.append(seen - level)
         e.append(seen - level - past)
     return np.array(e), np.array(filled)
-
-
-def best_start(y: FloatArray, ar: FloatArray, ma: FloatArray, d: int, drift: float) -> FloatArray:
-    """The unknown past with the least sum of squares, as what it adds to the first x."""
-    size = max(len(ar), len(ma))
-    plain, _ = textbook(y, ar, ma, d, drift, np.zeros(size))
-    columns = [textbook(y, ar, ma, d, drift, unit)[0] - plain for unit in np.eye(size)]
-    if not columns:
-        return np.zeros(0)
-    solution, *_ = np.linalg.lstsq(np.array(columns).T, -plain, rcond=None)
-    return np.asarray(solution)
 
 
 def run(model: ARIMAModel, y: FloatArray, horizon: int = 5) -> Intervals:
@@ -95,11 +83,10 @@ def test_sigma_and_forecast_are_the_textbook_recursion_s(order: tuple[int, int, 
     result = model.forecast(state, instants(6, int(instants(T)[-1])))
     for row in range(len(y)):
         coefficients = (state.ar[row], state.ma[row], d, float(state.drift[row]))
-        start = best_start(y[row], *coefficients)
-        e, _ = textbook(y[row], *coefficients, start)
-        freedom = T - (p + q) - max(p, q)
+        e, _ = textbook(y[row], *coefficients)
+        freedom = T - (p + q)
         np.testing.assert_allclose(state.sigma[row], np.sqrt(e @ e / freedom), rtol=1e-6)
-        _, ahead = textbook(np.append(y[row], np.full(6, np.nan)), *coefficients, start)
+        _, ahead = textbook(np.append(y[row], np.full(6, np.nan)), *coefficients)
         np.testing.assert_allclose(result.mean[row], ahead[-6:], rtol=1e-6)
 
 
@@ -116,8 +103,7 @@ def test_missing_instants_have_no_residual_and_the_state_moves_on(
     for row in range(len(y)):
         values = y[row, np.flatnonzero(~np.isnan(y[row]))[0] :]
         coefficients = (state.ar[row], state.ma[row], d, float(state.drift[row]))
-        start = best_start(values, *coefficients)
-        _, ahead = textbook(np.append(values, np.full(6, np.nan)), *coefficients, start)
+        _, ahead = textbook(np.append(values, np.full(6, np.nan)), *coefficients)
         deviation = float(state.sigma[row])
         np.testing.assert_allclose(result.mean[row], ahead[-6:], rtol=0, atol=0.1 * deviation)
 
@@ -161,8 +147,7 @@ def test_update_is_the_textbook_recursion() -> None:
     result = model.forecast(moved, instants(4, T * MINUTE_MS))
     for row in range(len(y)):
         coefficients = (state.ar[row], state.ma[row], 1, float(state.drift[row]))
-        start = best_start(y[row, : T - 10], *coefficients)
-        _, ahead = textbook(np.append(y[row], np.full(4, np.nan)), *coefficients, start)
+        _, ahead = textbook(np.append(y[row], np.full(4, np.nan)), *coefficients)
         np.testing.assert_allclose(result.mean[row], ahead[-4:], rtol=1e-6, atol=1e-6)
 
 

@@ -71,33 +71,40 @@ def run(model: ExponentialSmoothingModel, y: FloatArray, horizon: int = 5) -> In
     return model.forecast(model.fit(t_ms, y), instants(horizon, int(t_ms[-1])))
 
 
+def start_of(y: FloatArray, initial: str, alpha: float, beta: float, phi: float) -> FloatArray:
+    return best_start(y, alpha, beta, phi) if initial == "fitted" else np.array([y[0], 0.0])
+
+
 @pytest.mark.parametrize("damped", [True, False, "auto"])
+@pytest.mark.parametrize("initial", ["first", "fitted"])
 @pytest.mark.parametrize("holes", [lambda y: y, gaps], ids=["whole", "gaps"])
 def test_the_state_is_what_the_textbook_recursion_reaches(
-    damped: Any, holes: Callable[[FloatArray], FloatArray]
+    damped: Any, initial: Any, holes: Callable[[FloatArray], FloatArray]
 ) -> None:
     y = holes(wander(1) + 100.0)
-    state = ExponentialSmoothingModel(damped=damped).fit(instants(T), y)
+    state = ExponentialSmoothingModel(damped=damped, initial=initial).fit(instants(T), y)
     for row in range(len(y)):
         values = y[row, np.flatnonzero(~np.isnan(y[row]))[0] :]
         smoothing = (float(state.alpha[row]), float(state.beta[row]), float(state.phi[row]))
-        residuals, level, trend = textbook(values, *smoothing, *best_start(values, *smoothing))
-        near = 1e-6 if holes is not gaps else 2e-2
+        start = start_of(values, initial, *smoothing)
+        residuals, level, trend = textbook(values, *smoothing, *start)
+        near = 5e-2 if holes is gaps and initial == "fitted" else 1e-6
         np.testing.assert_allclose(state.level[row], level, rtol=0, atol=near)
         np.testing.assert_allclose(state.trend[row], trend, rtol=0, atol=near)
-        spent = 4 if state.phi[row] == 1.0 else 5
+        spent = (2 if state.phi[row] == 1.0 else 3) + (2 if initial == "fitted" else 0)
         sigma = np.sqrt((residuals**2).sum() / (len(residuals) - spent))
         np.testing.assert_allclose(state.sigma[row], sigma, rtol=max(near, 1e-5))
 
 
 @pytest.mark.parametrize("damped", [True, False, "auto"])
-def test_no_smoothing_nearby_explains_the_series_better(damped: Any) -> None:
+@pytest.mark.parametrize("initial", ["first", "fitted"])
+def test_no_smoothing_nearby_explains_the_series_better(damped: Any, initial: Any) -> None:
     y = wander(2)
-    state = ExponentialSmoothingModel(damped=damped).fit(instants(T), y)
+    state = ExponentialSmoothingModel(damped=damped, initial=initial).fit(instants(T), y)
 
     def cost(row: int, alpha: float, ratio: float, phi: float) -> float:
         smoothing = (alpha, alpha * ratio, phi)
-        residuals, _, _ = textbook(y[row], *smoothing, *best_start(y[row], *smoothing))
+        residuals, _, _ = textbook(y[row], *smoothing, *start_of(y[row], initial, *smoothing))
         return float((residuals**2).sum())
 
     for row in range(len(y)):
@@ -111,7 +118,7 @@ def test_no_smoothing_nearby_explains_the_series_better(damped: Any) -> None:
             ]
             if phi < 1.0:
                 others.append(cost(row, alpha, ratio, float(np.clip(phi + step, 0.8, 0.98))))
-            assert min(others) >= found * (1 - 1e-4)
+            assert min(others) >= found * (1 - 1e-3)
 
 
 def test_update_is_the_textbook_recursion() -> None:
