@@ -7,14 +7,17 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from deploy.demo_stack import view
 from deploy.demo_stack.generator import Generator
 from deploy.demo_stack.processes import Child, ChildDied, choose_port, stop_all
+from tests.prometheus import PrometheusBinary, RealPrometheus
 from tests.sidecar import clean_environ
 
 pytestmark = pytest.mark.integration
@@ -173,3 +176,15 @@ def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path, number: signa
 
 def children_of(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+async def test_prometheus_understands_every_expression_that_the_demo_links_to(
+    prometheus_binary: PrometheusBinary,
+) -> None:
+    async with RealPrometheus(prometheus_binary) as prometheus:
+        links = view.addresses(prometheus.url, "http://127.0.0.1:1", "http://127.0.0.1:2")
+        fields = [urllib.parse.parse_qs(urllib.parse.urlsplit(url).query) for _, url in links]
+        exprs = [one["g0.expr"][0] for one in fields if "g0.expr" in one]
+        for expr in exprs:
+            await prometheus.query(expr)
+    assert len(exprs) == 4
