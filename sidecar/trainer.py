@@ -6,6 +6,7 @@ delivered into service between two of its cycles.
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
@@ -13,15 +14,17 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sidecar.errors import RemoteError, SidecarError
+from sidecar.errors import SidecarError, StoreError
 from sidecar.known import Fitted, Known, blank_state
 from sidecar.learning import gate, residuals
 from sidecar.learning.gate import Gate, GateSettings, Verdicts
+from sidecar.learning.records import AuditEntry, NewVersions
 from sidecar.learning.schedule import FitBatch, FitQueue, Mode, Trigger
+from sidecar.learning.store import VersionStore
 from sidecar.learning.training import FINETUNE, FULL, TrainingOutcome
 from sidecar.learning.worker import ModelSpec
 from sidecar.learning.workers import FitJob, FitPool, FitResult, FitsStopped
-from sidecar.models.contract import ForecastModel, State, put, take
+from sidecar.models.contract import ForecastModel, State, put, take, to_arrays
 from sidecar.models.naive import NaiveModel
 from sidecar.names import Reason
 from sidecar.publish.publisher import InThread
@@ -67,6 +70,71 @@ class VersionBook(Protocol):
         """Save the promoted rows; (n,) their version numbers, 0 for rows that were refused."""
 
 
+class StoredVersions:
+    """A ``VersionBook`` on the version store.
+
+    Where the disk refuses, what was learned serves all the same, under numbers kept in memory: a
+    full disk must not stop forecasts.
+    """
+
+    def __init__(self, store: VersionStore, now_ms: Callable[[], int]) -> None:
+        self._store = store
+        self._now_ms = now_ms
+        self._unsaved: dict[tuple[str, LabelSet], int] = {}
+
+    def record(self, training: "Training") -> NDArray[np.int64]:
+        verdicts, outcome = training.verdicts, training.outcome
+        serves = (verdicts.promoted | verdicts.where(Gate.PROMOTED_NAIVE)) & outcome.fitted
+        kept = np.flatnonzero(serves | verdicts.where(Gate.WAITING))
+        numbers = np.zeros(len(training.labels), dtype=np.int64)
+        try:
+            numbers[kept] = self._store.save(self._entry(training, kept, serves))
+            self._store.note(self._refusals(training, kept))
+        except StoreError as error:
+            log.warning(
+                "watch %s: %d versions serve but are not saved: %s",
+                training.batch.watch,
+                kept.size,
+                error,
+            )
+            for row in kept.tolist():
+                key = training.batch.watch, training.labels[row]
+                numbers[row] = self._unsaved[key] = self._unsaved.get(key, 0) + 1
+        return numbers
+
+    def _entry(
+        self, training: "Training", kept: NDArray[np.int64], serves: NDArray[np.bool_]
+    ) -> NewVersions:
+        batch, outcome = training.batch, training.outcome
+        drift = {request.series: request.drift for request in batch.requests}
+        return NewVersions(
+            watch=batch.watch,
+            model=training.model.name,
+            settings=dict(training.spec.params),
+            policy=FINETUNE if batch.mode is Mode.FINETUNE else FULL,
+            trained_at_ms=self._now_ms(),
+            labels=tuple(training.labels[row] for row in kept),
+            arrays=to_arrays(take(outcome.state, kept)),
+            cause=(batch.trigger.name.lower(),) * kept.size,
+            gate=tuple(training.verdicts.code[row] for row in kept),
+            active=serves[kept],
+            drift=np.array([drift.get(training.labels[row].key, np.nan) for row in kept]),
+            mae=outcome.mae[kept],
+            mape=outcome.mape[kept],
+            smape=outcome.smape[kept],
+            mase=outcome.mase[kept],
+            n_samples=outcome.n_samples[kept],
+        )
+
+    def _refusals(self, training: "Training", kept: NDArray[np.int64]) -> list[AuditEntry]:
+        saved = set(kept.tolist())
+        return [
+            AuditEntry(self._now_ms(), "gate", code, training.labels[row], training.batch.watch)
+            for row, code in enumerate(training.verdicts.code)
+            if row not in saved
+        ]
+
+
 @dataclass(frozen=True, eq=False)
 class Training:
     """One trained batch with its verdicts: n series, every array n first.
@@ -91,13 +159,12 @@ class Training:
 
 @dataclass(frozen=True, slots=True)
 class TrainingNote:
-    """What there is to count and log about one batch."""
+    """What there is to count about one batch; ``results``: series by gate code or reason."""
 
     watch: str
     model: str
     trigger: str
-    promoted: int
-    refused: Mapping[str, int]
+    results: Mapping[str, int]
     seconds: float
 
 
@@ -188,7 +255,7 @@ class Trainer:
             await self._trained(trainee, batch)
         except FitsStopped:
             return
-        except (SidecarError, RemoteError) as error:
+        except SidecarError as error:
             log.warning("watch %s: %d fits put off: %s", batch.watch, len(batch.series), error)
             trainee.failed(batch.series, error)
         except Exception as error:  # one batch must not end the trainer
@@ -233,15 +300,11 @@ class Trainer:
             versions = self._book.record(training)
             fitted = _merged(fitted, result.rows, training, versions)
             codes += training.verdicts.code
-        refused: dict[str, int] = {}
-        for code in codes:
-            refused[code] = refused.get(code, 0) + 1
         return fitted, TrainingNote(
             watch=batch.watch,
             model=trainee.model.name,
             trigger=batch.trigger.name.lower(),
-            promoted=int(fitted.promoted.sum()),
-            refused=refused,
+            results=Counter(codes),
             seconds=result.seconds,
         )
 

@@ -29,16 +29,17 @@ from sidecar.cycle import (
     run_cycle,
 )
 from sidecar.duration import format_duration
-from sidecar.errors import RemoteError
+from sidecar.errors import DataError, SidecarError
 from sidecar.ingest.checks import scrape_interval_ms, staleness_ms
 from sidecar.ingest.counters import looks_like_counter
 from sidecar.ingest.history import HistoryBuilder
 from sidecar.known import Fitted, Known, adopt, begin
 from sidecar.learning import drift
 from sidecar.learning.drift import DriftSettings, Severity, Threshold
+from sidecar.learning.records import Group
 from sidecar.learning.schedule import Cron, CronTrigger, Mode, Trigger, spread_ms
 from sidecar.learning.worker import ModelSpec
-from sidecar.models.contract import ForecastModel, State
+from sidecar.models.contract import ForecastModel, State, from_arrays, take
 from sidecar.models.registry import ModelContext, build
 from sidecar.names import Reason
 from sidecar.publish.publisher import InThread, WatchPublisher
@@ -206,6 +207,54 @@ class Watch:
             self._first_history = None
             self._first_done.set()
 
+    async def put_back(self, group: Group) -> None:
+        """Serve a version that was stored, after the instants since its fit are absorbed.
+
+        Raises:
+            DataError: it is older than the training window, or of another model.
+            RemoteError: what came since then cannot be read.
+        """
+        known, rules = self._learned
+        labels = group.labels[0]
+        if group.model != self.model.name:
+            raise DataError(
+                Reason.FIT_FAILED,
+                f"{labels}: the version is a {group.model}, the watch now asks for "
+                f"{self.model.name}: retrain it, or put the model back in the configuration",
+            )
+        state = from_arrays(self.model.state_type, group.arrays)
+        step_ms, since_ms = rules.granularity_ms, int(state.last_ms[0])
+        missed = (known.origin_ms - since_ms) // step_ms
+        if missed * step_ms > self.config.training_window_ms:
+            raise DataError(
+                Reason.GAP, f"{labels}: the version is older than the training window: retrain it"
+            )
+        if missed > 0:
+            past = await self._read_past(rules, _only(labels), known.origin_ms, 1)
+            past = await self._ports.in_thread(_rows_of, past, [labels])
+            instants = since_ms + step_ms * np.arange(1, missed + 1, dtype=np.int64)
+            values = np.full((1, missed), np.nan)
+            values[:, -past.grid.size :] = past.values[:, -missed:]
+            state = await self._ports.in_thread(self.model.update, state, instants, values)
+        row = np.array([index_by_labels(known.labels)[labels]], dtype=np.int64)
+        nothing = np.full(1, np.nan)
+        self._fitted.append(
+            Fitted(
+                labels=(labels,),
+                end_ms=known.origin_ms,
+                state=state,
+                naive=take(known.naive, row),
+                promoted=np.ones(1, dtype=np.bool_),
+                serves_naive=np.zeros(1, dtype=np.bool_),
+                versions=group.versions,
+                why_unfitted=(None,),
+                mae=group.mae,
+                centre=nothing,
+                scale=nothing,
+                n_samples=np.zeros(1, dtype=np.int64),
+            )
+        )
+
     # Its life
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -228,7 +277,7 @@ class Watch:
                 instants = len(result.outcomes)
                 forecasts = sum(reason is None for reason in result.reasons)
             self._failures, self.trouble = 0, ""
-        except RemoteError as failure:
+        except SidecarError as failure:
             error = self._out_of_reach(failure)
         except Exception as failure:  # one watch must not stop another
             log.exception("watch %s: a cycle failed; the next one starts afresh", self.title)
@@ -238,6 +287,13 @@ class Watch:
         if self._failures:
             return min(delay_s(self._failures, AGAIN), self.config.granularity_ms / 1000)
         return self._until_next_s()
+
+    def fresh(self, now_ms: int) -> bool:
+        """Whether forecasts are served that are not too old to be believed."""
+        if self.latest is None or self._rules is None:
+            return False
+        age_ms = now_ms - self.learned.origin_ms
+        return age_ms <= self._rules.patience_ms and not all(self.latest.reasons)
 
     @property
     def title(self) -> str:
@@ -285,6 +341,7 @@ class Watch:
         if not found:
             return False
         self._rules = rules = await self._ruled(found)
+        self.publisher.transformed(rules.transform)
         labels = sorted(one.labels for one in found)[: rules.max_series]
         end_ms = await self._history_end_ms(labels, instant_ms)
         history = await self._read_past(rules, self.config.selector, end_ms, len(labels))
@@ -369,7 +426,7 @@ class Watch:
     ) -> SeriesBatch:
         """The training window of everything a selector matches, on the grid."""
         step_ms = rules.granularity_ms
-        size = self.config.training_window_ms // step_ms
+        size = min(self.config.training_window_ms // step_ms, self.model.longest_fit)
         size = max(2, min(size, max(LEAST_HISTORY, HISTORY_VALUES // max(1, count))))
         grid = Grid(end_ms, step_ms, size)
         start_ms = read_start_ms(replace(rules, overlap_ms=0), grid.start_ms)
@@ -437,7 +494,7 @@ class Watch:
         """Note a failed turn; forecasts that have grown too old are withdrawn, not repeated."""
         self._failures += 1
         self.trouble = str(error) or type(error).__name__
-        if self._failures == 1 or (isinstance(error, RemoteError) and self._failures % 10 == 0):
+        if self._failures == 1 or self._failures % 10 == 0:
             log.warning("watch %s: %s; trying again", self.title, self.trouble)
         if self.known is not None and self._rules is not None:
             age_ms = self._ports.now_ms() - self.known.origin_ms

@@ -77,6 +77,11 @@ class ForecastModel(ABC, Generic[S]):
     def min_instants(self) -> int:
         """How many instants with a value a series needs before it can be fitted."""
 
+    @property
+    def longest_fit(self) -> int:
+        """How many of the newest instants a fit looks at; more history is not read for it."""
+        return 1_440
+
     @abstractmethod
     def fit(self, t_ms: TimeArray, y: FloatArray) -> S:
         """Learn anew.

@@ -7,6 +7,8 @@ so lines are kept by family.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
 
 import numpy as np
 
@@ -14,6 +16,9 @@ from sidecar import names
 from sidecar.publish.outputs import with_ours
 from sidecar.series import FloatArray, Forecast, LabelSet, quote
 
+_UNITS: Final = MappingProxyType(
+    {"none": "", "rate": ", per second", "delta": ", its change per instant"}
+)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -37,7 +42,7 @@ class GaugeRules:
     metric: str
     horizon: str
     bounds: bool
-    per_second: bool
+    transform: str = "none"
 
 
 def prefixes(
@@ -78,7 +83,7 @@ def render(rules: GaugeRules, prepared: list[list[str]], forecast: Forecast) -> 
             (names.LOWER, "Lower bound of the forecast of", forecast.lower),
             (names.UPPER, "Upper bound of the forecast of", forecast.upper),
         ]
-    unit = ", per second" if rules.per_second else ""
+    unit = _UNITS[rules.transform]
     families = {}
     count = 0
     for suffix, about, values in fields:

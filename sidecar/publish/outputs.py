@@ -6,6 +6,7 @@ owners or their versions change; in each cycle only numbers move.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,8 @@ class OutputRules:
         horizon: the value of ``sentinel_horizon``, such as ``5m``.
         steps: the steps (1 = next instant) whose predictions are pushed.
         bounds: the predictions' bounds are pushed too.
-        expected, actual, anomaly_score, model_info: whether these outputs are pushed.
+        expected, actual, anomaly_score, model_info: whether these outputs are pushed; ``actual``
+            "auto" is where the model does not see the series itself.
         version_label: predictions carry ``sentinel_version`` (a new series with each version).
         model, transform: what ``model_info`` says.
     """
@@ -34,12 +36,16 @@ class OutputRules:
     steps: tuple[int, ...]
     bounds: bool
     expected: bool
-    actual: bool
+    actual: bool | Literal["auto"]
     anomaly_score: bool
     model_info: bool
     version_label: bool
     model: str
-    transform: str
+    transform: str = "none"
+
+    @property
+    def shows_actual(self) -> bool:
+        return self.transform != "none" if self.actual == "auto" else self.actual
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +129,7 @@ def columns(rules: OutputRules) -> tuple[Column, ...]:
             Column(names.EXPECTED + names.LOWER, "lower"),
             Column(names.EXPECTED + names.UPPER, "upper"),
         ]
-    if rules.actual:
+    if rules.shows_actual:
         chosen.append(Column(names.ACTUAL, "actual"))
     if rules.anomaly_score:
         chosen.append(Column(names.ANOMALY_SCORE, "anomaly_score"))

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol, TypeVar
 
 import numpy as np
@@ -126,6 +126,11 @@ class WatchPublisher:
         failures = [one for one in results if isinstance(one, BaseException)]
         if failures:
             raise failures[0]
+
+    def transformed(self, transform: str) -> None:
+        """Learn how the model sees the series, which only the data told."""
+        self._outputs = replace(self._outputs, transform=transform)
+        self._gauge_rules = replace(self._gauge_rules, transform=transform)
 
     def withdraw(self) -> None:
         """Take back what is shown as of now: it has grown too old to be believed."""

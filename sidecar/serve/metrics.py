@@ -8,6 +8,7 @@ import platform
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from typing import cast
 
 from prometheus_client import (
     CollectorRegistry,
@@ -68,7 +69,8 @@ class SelfMetrics:
     """
 
     def __init__(self, take: Callable[[], Iterable[Reading]]) -> None:
-        disable_created_metrics()  # a second series for each counter that nobody asks for
+        # A second series for each counter that nobody asks for.
+        cast("Callable[[], None]", disable_created_metrics)()
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.registry.register(_Snapshots(take))

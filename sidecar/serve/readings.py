@@ -1,0 +1,45 @@
+"""Self metrics that reader and writers keep count of themselves, taken when the page is scraped."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from sidecar.names import DropReason, Refusal
+from sidecar.remote.reader import RemoteReader
+from sidecar.remote.writer import RemoteWriter, WriterState
+from sidecar.serve.metrics import Reading
+
+
+def of_reader(reader: RemoteReader) -> Iterable[Reading]:
+    stats = reader.stats()
+    results = dict.fromkeys(("ok", "unavailable", "rejected", "over_budget"), 0)
+    results.update(stats.requests)
+    yield Reading(
+        "sentinel_remote_read_requests_total", {(result,): n for result, n in results.items()}
+    )
+    yield Reading("sentinel_remote_read_samples_total", {(): stats.samples})
+    yield Reading("sentinel_remote_read_bytes_total", {(): stats.bytes})
+
+
+def of_writers(writers: Sequence[RemoteWriter]) -> Iterable[Reading]:
+    """Totals over all endpoints: what was enqueued is what was sent, waits or was dropped."""
+    stats = [writer.stats() for writer in writers]
+    prefix = "sentinel_remote_write_"
+    yield Reading(f"{prefix}samples_enqueued_total", {(): sum(one.enqueued for one in stats)})
+    yield Reading(f"{prefix}samples_sent_total", {(): sum(one.sent for one in stats)})
+    yield Reading(f"{prefix}samples_pending", {(): sum(one.pending for one in stats)})
+    dropped = Counter(dict.fromkeys(DropReason, 0))
+    refused = Counter(dict.fromkeys(Refusal, 0))
+    codes = Counter(dict.fromkeys(("2xx", "3xx", "4xx", "5xx", "none"), 0))
+    for one in stats:
+        dropped.update(one.dropped)
+        refused.update(one.refused)
+        codes.update(one.requests)
+    yield Reading(f"{prefix}samples_dropped_total", {(str(k),): n for k, n in dropped.items()})
+    yield Reading(f"{prefix}samples_refused_total", {(str(k),): n for k, n in refused.items()})
+    yield Reading(f"{prefix}requests_total", {(k,): n for k, n in codes.items()})
+    sent = [one.highest_sent_ms for one in stats if one.highest_sent_ms is not None]
+    yield Reading(f"{prefix}highest_sent_timestamp_seconds", {(): min(sent, default=0) / 1000})
+    held = any(one.state is not WriterState.OK for one in stats)
+    yield Reading(f"{prefix}held", {(): float(held)})
+    skews = [one.skew_s for one in stats if one.skew_s is not None]
+    yield Reading(f"{prefix}clock_skew_seconds", {(): max(skews, key=abs, default=0.0)})
