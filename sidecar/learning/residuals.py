@@ -29,7 +29,8 @@ DEFAULT_MINIMUM: Final = 20
 LATE_INSTANTS: Final = 8
 DAY_MS: Final = 86_400_000
 SEASON_BUCKET_MS: Final = 300_000
-_FLOAT32_MAX: Final = 3e38
+# What float32 columns are clipped at: sums of a few of them still are no infinity.
+_FLOAT32_MAX: Final = 5e37
 # What the columns of ``measures`` hold.
 NAIVE, SEASONAL, ACTUAL, INSIDE = range(4)
 
@@ -170,6 +171,7 @@ def suits(tracker: Tracker, step_ms: int, horizon_steps: int) -> bool:
 # Recording and judging
 
 
+@np.errstate(over="ignore", invalid="ignore")  # beyond 1e308 a residual is infinite, and clipped
 def record(tracker: Tracker, forecast: Forecast) -> Tracker:
     """Keep what ``forecast`` says of its instants until they come.
 
@@ -204,6 +206,7 @@ def record(tracker: Tracker, forecast: Forecast) -> Tracker:
     )
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def judge(tracker: Tracker, t_ms: int, actual: FloatArray) -> tuple[Tracker, Judgement]:
     """Hold the actuals of instant ``t_ms`` against every forecast made for it.
 
