@@ -1,0 +1,202 @@
+"""The command line: ``sentinel run | check | once | status``.
+
+Exit status: 0 done; 1 something did not work (said on standard error); 2 the configuration or the
+command line is wrong.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.progress import Progress as ProgressBar
+from rich.progress import TaskID
+from rich.table import Table
+
+from sidecar.config import SentinelConfig, WatchConfig, load
+from sidecar.errors import ConfigError, SidecarError
+from sidecar.sentinel import Progress, Sentinel
+from sidecar.serve.metrics import program_version
+
+EXIT_OK: Final = 0
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+_DEFAULT_FILE: Final = Path("sentinel.yml")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of ``sentinel`` and ``python -m sidecar``."""
+    options = _parser().parse_args(arguments)
+    try:
+        config = _config(options)
+    except ConfigError as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        return EXIT_USAGE
+    try:
+        return int(options.command(config, options))
+    except SidecarError as error:
+        print(f"sentinel: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        return EXIT_FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sentinel", description="Forecasting sidecar for Prometheus."
+    )
+    parser.add_argument("--version", action="version", version=f"sentinel {program_version()}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for name, function, about in (
+        ("run", _run, "read, learn, forecast and push until stopped"),
+        ("check", _check, "validate the configuration against the real Prometheus"),
+        ("once", _once, "one cycle of every watch, then exit"),
+        ("status", _status, "what a running sidecar knows of each series"),
+    ):
+        command = commands.add_parser(name, help=about, description=about)
+        command.set_defaults(command=function)
+        _add_common(command)
+    return parser
+
+
+def _add_common(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "-c",
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help=f"YAML file; ./{_DEFAULT_FILE} where it exists (environment: SENTINEL_CONFIG)",
+    )
+    command.add_argument(
+        "--prometheus-url", metavar="URL", help="in place of prometheus_url in the file"
+    )
+    command.add_argument(
+        "--watch",
+        action="append",
+        default=[],
+        metavar="SELECTOR",
+        help="watch this selector with the defaults, beside the file's; may be repeated",
+    )
+    command.add_argument(
+        "--log-level",
+        default="INFO",
+        choices=["DEBUG", "INFO", "WARNING", "ERROR"],
+        help="default: INFO",
+    )
+    command.add_argument("--json", action="store_true", help="status: print JSON")
+
+
+def _config(options: argparse.Namespace) -> SentinelConfig:
+    """The file, the environment over it, the command line over both."""
+    path = options.config or (
+        Path(os.environ["SENTINEL_CONFIG"]) if "SENTINEL_CONFIG" in os.environ else None
+    )
+    if path is None and _DEFAULT_FILE.exists():
+        path = _DEFAULT_FILE
+    config = load(path, _environment(options), need_watches=not options.watch)
+    watches = tuple(WatchConfig.from_selector(text) for text in options.watch)
+    return replace(config, watches=(*config.watches, *watches))
+
+
+def _environment(options: argparse.Namespace) -> Mapping[str, str]:
+    if not options.prometheus_url:
+        return os.environ
+    return {**os.environ, "SENTINEL_PROMETHEUS_URL": options.prometheus_url}
+
+
+def _run(config: SentinelConfig, options: argparse.Namespace) -> int:
+    with _StartProgress() as progress:
+        Sentinel(config, options.log_level, on_progress=progress.show).start()
+    return EXIT_OK
+
+
+def _once(config: SentinelConfig, options: argparse.Namespace) -> int:
+    with _StartProgress() as progress:
+        complete = Sentinel(config, options.log_level, on_progress=progress.show).once()
+    if not complete:
+        print("sentinel: not every series got a forecast; the log says why", file=sys.stderr)
+    return EXIT_OK if complete else EXIT_FAILED
+
+
+class _StartProgress:
+    """A bar on standard error while watches read their past and are fitted, on a terminal only."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        self._bar = ProgressBar(console=console, transient=True) if console.is_terminal else None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> "_StartProgress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def show(self, progress: Progress) -> None:
+        if self._bar is None:
+            return
+        if self._task is None:
+            self._bar.start()
+            self._task = self._bar.add_task("reading and fitting watches", total=progress.watches)
+        self._bar.update(self._task, completed=progress.begun)
+        if progress.begun == progress.watches:
+            self._bar.stop()
+            self._bar = None
+
+
+def _check(config: SentinelConfig, _: argparse.Namespace) -> int:
+    from sidecar.check import run_check
+
+    return asyncio.run(run_check(config, Console()))
+
+
+def _status(config: SentinelConfig, options: argparse.Namespace) -> int:
+    url = f"http://{_reachable(config.emitter_host)}:{config.emitter_port}/api/v1/status"
+    try:
+        with urllib.request.urlopen(url, timeout=10) as reply:
+            facts = json.load(reply)["data"]
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        raise SidecarError(
+            f"no sidecar answers at {url} ({error}): is it running, and with this configuration?"
+        ) from error
+    if options.json:
+        print(json.dumps(facts, indent=2))
+    else:
+        Console().print(_table(facts))
+    return EXIT_OK
+
+
+def _reachable(host: str) -> str:
+    return "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound
+
+
+def _table(facts: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = Table(title="Watched series")
+    for heading in ("series", "state", "reason", "version", "MAE", "MASE", "coverage", "last fit"):
+        table.add_column(heading, overflow="fold")
+    for series, one in facts.items():
+        table.add_row(
+            series,
+            str(one["state"]),
+            str(one["reason"] or ""),
+            str(one["active_version"] or ""),
+            _number(one["drift_mae"]),
+            _number(one["mase"]),
+            _number(one["coverage"]),
+            str(one["last_train"] or ""),
+        )
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
