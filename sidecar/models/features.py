@@ -22,6 +22,7 @@ _OFFSET_STEP_MS: Final = 900_000
 
 N_EXTRA: Final = 6
 SPIKE: Final = 50.0
+RARE: Final = 144
 
 
 def fill_gaps(y: FloatArray) -> tuple[FloatArray, NDArray[np.bool_]]:
@@ -47,31 +48,39 @@ def fill_gaps(y: FloatArray) -> tuple[FloatArray, NDArray[np.bool_]]:
     return filled, observed
 
 
-def without_spikes(y: FloatArray) -> FloatArray:
-    """``y`` (N, T), finite, with values that tower over everything near them brought down.
+def padded(y: FloatArray, size: int) -> FloatArray:
+    """``y`` (N, T) with missing instants before it, where T is less than ``size``."""
+    lacking = size - y.shape[1]
+    if lacking <= 0:
+        return y
+    return np.concatenate([np.full((len(y), lacking), np.nan), y], axis=1)
+
+
+def spikes(y: FloatArray) -> NDArray[np.bool_]:
+    """(N, T) values that tower over everything near them and happen hardly ever.
 
     A value counts as a spike where it lies further from the median of itself and its two
-    neighbours on each side than ``SPIKE`` times the series' mean absolute difference without its
-    largest four, and is then replaced by that median. Real bursts stay: only what is hundreds of
-    times larger than anything else moves would otherwise decide the whole fit.
+    neighbours on each side than ``SPIKE`` times the mean absolute difference of the series (without
+    its largest four), and no more than one in ``RARE`` values (or two) does. Bursts that come again
+    stay: only what is hundreds of times larger than anything else moves, and was there once, would
+    decide a whole fit.
     """
+    found = np.zeros(y.shape, np.bool_)
     size = y.shape[1]
     if size < 8:
-        return y
-    steps = np.abs(np.diff(y, axis=1))
-    largest = steps.max(axis=1)
-    rows = np.flatnonzero(largest > SPIKE / size * steps.sum(axis=1))
+        return found
+    filled, _ = fill_gaps(y)
+    steps = np.abs(np.diff(filled, axis=1))
+    rows = np.flatnonzero(steps.max(axis=1) > SPIKE / size * steps.sum(axis=1))
     if not len(rows):
-        return y
-    part = np.sort(steps[rows], axis=1)
-    usual = part[:, : size - 5].mean(axis=1)
-    padded = np.pad(y[rows], ((0, 0), (2, 2)), mode="edge")
-    median = np.median(sliding_window_view(padded, 5, axis=1), axis=2)
-    spike = np.abs(y[rows] - median) > SPIKE * usual[:, None]
-    spike &= usual[:, None] > 0
-    cleaned = y.copy()
-    cleaned[rows] = np.where(spike, median, y[rows])
-    return cleaned
+        return found
+    usual = np.sort(steps[rows], axis=1)[:, : size - 5].mean(axis=1)
+    around = np.pad(filled[rows], ((0, 0), (2, 2)), mode="edge")
+    median = np.median(sliding_window_view(around, 5, axis=1), axis=2)
+    far = np.abs(filled[rows] - median) > SPIKE * usual[:, None]
+    rare = (far.sum(axis=1) <= max(2, size // RARE)) & (usual > 0)
+    found[rows] = far & rare[:, None]
+    return found
 
 
 def local_time_ms(t_ms: TimeArray, timezone: str) -> TimeArray:

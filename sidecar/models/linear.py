@@ -29,7 +29,7 @@ from typing import Any, ClassVar, Final
 import numpy as np
 
 from sidecar.models.contract import ForecastModel, Intervals, State, as_float
-from sidecar.models.features import fill_gaps, without_spikes
+from sidecar.models.features import fill_gaps, padded
 from sidecar.models.intervals import around
 from sidecar.models.numeric import BoolArray, IntArray, absorb_new, lead_deviation
 from sidecar.models.settings import SHARE, at_least, between, check, one_of, optional
@@ -93,10 +93,10 @@ class LinearTrendModel(ForecastModel[LinearState]):
         return 3
 
     def fit(self, t_ms: TimeArray, y: FloatArray) -> LinearState:
-        filled, observed = fill_gaps(y)
+        filled, observed = fill_gaps(padded(y, self.min_instants))
         fitted = observed.sum(axis=1) >= self.min_instants
         anchor = filled[:, -1]
-        centred, observed = without_spikes(filled - anchor[:, None]), observed & fitted[:, None]
+        centred, observed = filled - anchor[:, None], observed & fitted[:, None]
         rho, kappa, sigma = self._chosen(centred, observed)
         missed = np.argmax(observed[:, ::-1], axis=1)
         return LinearState(

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from sidecar.models.contract import ForecastModel, Intervals, State, as_float
-from sidecar.models.features import fill_gaps
+from sidecar.models.features import fill_gaps, padded
 from sidecar.models.intervals import around
 from sidecar.models.numeric import BoolArray, IntArray, absorb_new
 from sidecar.models.settings import SHARE, check
@@ -63,7 +63,7 @@ class NaiveModel(ForecastModel[NaiveState]):
         return 2
 
     def fit(self, t_ms: TimeArray, y: FloatArray) -> NaiveState:
-        filled, observed = fill_gaps(y)
+        filled, observed = fill_gaps(padded(y, self.min_instants))
         fitted = observed.sum(axis=1) >= self.min_instants
         return NaiveState(
             last_ms=np.where(fitted, t_ms[-1], 0),

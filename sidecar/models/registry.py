@@ -10,15 +10,30 @@ from difflib import get_close_matches
 from inspect import Parameter, signature
 from typing import Any, Final
 
+from sidecar.models.arima import ARIMAModel
 from sidecar.models.contract import BaseModel, ForecastModel
 from sidecar.models.custom import CustomModel
+from sidecar.models.holt import ExponentialSmoothingModel
+from sidecar.models.lags import LagsModel
 from sidecar.models.linear import LinearTrendModel
 from sidecar.models.naive import NaiveModel
+from sidecar.models.seasonal import SeasonalModel
 from sidecar.models.sgd import SGDRegressorModel
 
 _MODELS: Final[dict[str, type[ForecastModel[Any]]]] = {
-    model.name: model for model in (LinearTrendModel, SGDRegressorModel, NaiveModel)
+    model.name: model
+    for model in (
+        LinearTrendModel,
+        ExponentialSmoothingModel,
+        ARIMAModel,
+        SGDRegressorModel,
+        LagsModel,
+        NaiveModel,
+    )
 }
+# Models that run behind a seasonal profile: all that do not know the time of day themselves.
+_FRONTED: Final = frozenset(set(_MODELS.values()) - {NaiveModel})
+_FRONT_SETTINGS: Final = ("season", "timezone")
 ALIASES: Final = {"holt": "exponential_smoothing"}
 MODEL_NAMES: Final = tuple(_MODELS)
 
@@ -75,9 +90,10 @@ def build(
     problems = _unknown(chosen, params)
     if problems:
         raise ValueError("\n".join(problems))
-    accepted = setting_names(chosen)
-    given = {k: v for k, v in context_of(context).items() if accepted is None or k in accepted}
-    return chosen(**{**(given if accepted else {}), **params})
+    base = chosen(**_settings(setting_names(chosen), params, context))
+    if chosen not in _FRONTED:
+        return base
+    return SeasonalModel(base, **_settings(setting_names(SeasonalModel), params, context))
 
 
 def validate_params(name: str, params: Mapping[str, object]) -> list[str]:
@@ -87,10 +103,10 @@ def validate_params(name: str, params: Mapping[str, object]) -> list[str]:
     except ValueError as error:
         return [str(error)]
     problems = _unknown(model, params)
-    good = {key: value for key, value in params.items() if not _is_unknown(model, key)}
+    good = {key: value for key, value in params.items() if key in _accepted(model)}
     try:
         build(model, good, ModelContext(granularity_ms=60_000, horizon_steps=5, n_lags=30))
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         problems += str(error).splitlines()
     return problems
 
@@ -100,28 +116,38 @@ def context_of(context: ModelContext) -> dict[str, Any]:
     return {f.name: getattr(context, f.name) for f in fields(context)}
 
 
-def setting_names(model: type[Any]) -> tuple[str, ...] | None:
-    """What a model's constructor takes; None where it takes anything."""
+def setting_names(model: type[Any]) -> tuple[str, ...]:
+    """What a model's constructor takes, as its settings or its signature say."""
     settings = getattr(model, "settings_type", None)
     if is_dataclass(settings):
         return tuple(f.name for f in fields(settings))
-    parameters = list(signature(model).parameters.values())
-    if any(one.kind is Parameter.VAR_KEYWORD for one in parameters):
-        return None
-    return tuple(one.name for one in parameters)
+    return tuple(
+        one.name
+        for one in signature(model).parameters.values()
+        if one.kind in (Parameter.KEYWORD_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    )
 
 
-def _is_unknown(model: type[Any], name: str) -> bool:
-    accepted = setting_names(model)
-    return accepted is not None and name not in accepted
+def _accepted(model: type[Any]) -> tuple[str, ...]:
+    """What a user may set: the model's settings, and those of the profile in front of it."""
+    front = _FRONT_SETTINGS if model in _FRONTED else ()
+    return tuple(dict.fromkeys((*setting_names(model), *front)))
+
+
+def _settings(
+    names: tuple[str, ...], params: Mapping[str, object], context: ModelContext
+) -> dict[str, Any]:
+    """Of the settings ``names`` those that are given: by the user, or else by the watch."""
+    given = {**context_of(context), **params}
+    return {name: given[name] for name in names if name in given}
 
 
 def _unknown(model: type[Any], params: Mapping[str, object]) -> list[str]:
-    names = [*(setting_names(model) or ())]
+    names = [*_accepted(model)]
     return [
         f"{name}: {model.name} has no such setting{_meant(name, names)}; it has {', '.join(names)}"
         for name in params
-        if _is_unknown(model, name)
+        if name not in names
     ]
 
 

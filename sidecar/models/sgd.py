@@ -35,8 +35,8 @@ from sidecar.models.features import (
     append,
     cyclic,
     fill_gaps,
+    padded,
     windows,
-    without_spikes,
 )
 from sidecar.models.intervals import around
 from sidecar.models.numeric import BoolArray, IntArray, absorb_new, lead_deviation
@@ -112,27 +112,25 @@ class SGDRegressorModel(ForecastModel[SGDState]):
         return 8
 
     def fit(self, t_ms: TimeArray, y: FloatArray) -> SGDState:
-        filled, observed = fill_gaps(y)
+        filled, observed = fill_gaps(padded(y, self.min_instants))
         fitted = observed.sum(axis=1) >= self.min_instants
-        clean = without_spikes(filled)
-        unit = np.abs(np.diff(clean, axis=1)).mean(axis=1)
-        unit = np.where(unit > 1e-13 * np.abs(clean).max(axis=1), unit, 0.0)
-        times = cyclic(t_ms, self.settings.timezone)
+        unit = np.abs(np.diff(filled, axis=1)).mean(axis=1)
+        unit = np.where(unit > 1e-13 * np.abs(filled).max(axis=1), unit, 0.0)
+        times = cyclic(_earlier(t_ms, filled.shape[1]), self.settings.timezone)
         # Columns that have not been round twice say nothing yet.
         span = int(t_ms[-1] - t_ms[0])
         times[:, :2] *= span >= 2 * DAY_MS - (DAY_MS >> 4)
         times[:, 2:] *= span >= 2 * WEEK_MS - (WEEK_MS >> 4)
         n_lags = self.settings.n_lags
-        padded = np.concatenate([np.repeat(clean[:, :1], n_lags + 1, axis=1), clean], axis=1)
+        early = np.concatenate([np.repeat(filled[:, :1], n_lags + 1, axis=1), filled], axis=1)
         parts = [
-            self._solved(padded[rows], observed[rows], times, unit[rows])
-            for rows in _chunks(len(y))
+            self._solved(early[rows], observed[rows], times, unit[rows]) for rows in _chunks(len(y))
         ]
         weights, intercept, centre, spread, error = (
             np.concatenate(column) for column in zip(*parts, strict=True)
         )
-        steps = np.abs(np.diff(clean, axis=1)).max(axis=1)
-        last = np.concatenate([padded, filled], axis=1)[:, -(n_lags + 1) :]
+        steps = np.abs(np.diff(filled, axis=1)).max(axis=1)
+        last = early[:, -(n_lags + 1) :].copy()
         return SGDState(
             last_ms=np.where(fitted, t_ms[-1], 0),
             sigma=np.where(fitted, error * unit, np.nan),
@@ -147,16 +145,16 @@ class SGDRegressorModel(ForecastModel[SGDState]):
         )
 
     def _solved(
-        self, padded: FloatArray, observed: BoolArray, times: FloatArray, unit: FloatArray
+        self, early: FloatArray, observed: BoolArray, times: FloatArray, unit: FloatArray
     ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray]:
         """weights, intercept, centre, spread and the one-step deviation in units."""
         n_lags, size = self.settings.n_lags, observed.shape[1]
         # Rows that reach back before the first value are used only where there are few others.
         first = n_lags + 1 if size - n_lags > 2 * (n_lags + N_EXTRA) else 1
-        seen = windows(padded, n_lags + 1)[:, first:size]
+        seen = windows(early, n_lags + 1)[:, first:size]
         X = _columns(seen, times[first:], unit[:, None])
         divisor = np.where(unit > 0, unit, 1.0)[:, None]
-        target = np.diff(padded[:, n_lags + first :], axis=1) / divisor
+        target = np.diff(early[:, n_lags + first :], axis=1) / divisor
         use = (observed[:, first:] & observed[:, first - 1 : -1]).astype(np.float64)
         count = np.maximum(use.sum(axis=1), 1.0)
         centre = np.einsum("nt,ntp->np", use, X) / count[:, None]
@@ -271,3 +269,9 @@ def _learned(state: SGDState, y: FloatArray, clock: FloatArray, gain: float) -> 
         weights=state.weights + move[:, None] * x,
         intercept=state.intercept + move,
     )
+
+
+def _earlier(t_ms: TimeArray, size: int) -> TimeArray:
+    """``size`` instants up to the newest, as far apart as the given ones."""
+    step = int(t_ms[1] - t_ms[0]) if len(t_ms) > 1 else 1
+    return np.asarray(t_ms[-1] + step * np.arange(1 - size, 1), np.int64)

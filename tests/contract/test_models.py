@@ -31,12 +31,24 @@ H: Final = 12
 CONTEXT: Final = ModelContext(granularity_ms=G_MS, horizon_steps=H, n_lags=30)
 MODELS: Final[list[tuple[str, dict[str, object]]]] = [
     *[(name, {}) for name in MODEL_NAMES],
+    ("linear", {"season": "none"}),
+    ("lags", {"season": ["1d", "12h"], "timezone": "Europe/Berlin"}),
     ("linear", {"trend": "global"}),
     ("linear", {"window": 12}),
     ("sgd", {"learning_rate": 0.0}),
+    ("lags", {"on": "levels", "order": 24}),
+    ("lags", {"online": True}),
+    ("lags", {"means": []}),
 ]
-# Models that continue a straight line exactly, and how exactly, relative to its slope.
-LINES: Final = {"linear": 1e-6, "sgd": 0.01, "arima": 1e-6, "lags": 1e-6}
+# Models that continue a straight line, and how exactly, relative to its slope.
+LINES: Final[list[tuple[str, dict[str, object], float]]] = [
+    ("linear", {}, 1e-6),
+    ("linear", {"trend": "global"}, 1e-6),
+    ("exponential_smoothing", {"damped": False}, 1e-6),
+    ("arima", {}, 1e-6),
+    ("lags", {}, 1e-6),
+    ("sgd", {}, 0.01),
+]
 AnyModel = ForecastModel[Any]
 
 
@@ -137,12 +149,11 @@ def test_a_constant_series_is_forecast_exactly(model: AnyModel, level: float) ->
     assert (got.mean == level).all()
 
 
-def test_a_straight_line_goes_on(model: AnyModel) -> None:
-    if model.name not in LINES:
-        pytest.skip(f"{model.name} promises nothing about straight lines")
+@pytest.mark.parametrize(("name", "params", "tolerance"), LINES, ids=str)
+def test_a_straight_line_goes_on(name: str, params: dict[str, object], tolerance: float) -> None:
     y = 100 + np.arange(T + H, dtype=np.float64) / 2
-    got = run(model, y[None, :T])
-    np.testing.assert_allclose(got.mean[0], y[T:], atol=0.5 * LINES[model.name])
+    got = run(build(name, params, CONTEXT), y[None, :T])
+    np.testing.assert_allclose(got.mean[0], y[T:], rtol=0, atol=0.5 * tolerance)
 
 
 @pytest.mark.parametrize("scale", [1e-9, 1e-3, 1e6, 1e12])
@@ -275,6 +286,12 @@ def test_as_few_samples_as_promised_suffice(model: AnyModel) -> None:
     assert np.isfinite(got.mean).all()
     spread = np.ptp(few, axis=1, keepdims=True)
     assert (np.abs(got.mean - few[:, -1:]) <= 3 * H * spread + 1e-9).all()
+
+
+def test_a_history_shorter_than_any_model_needs_is_no_trouble(model: AnyModel) -> None:
+    state = model.fit(instants(0, 1), np.ones((2, 1)))
+    got = ahead(model, state, 1)
+    assert got.mean.shape == (2, H)
 
 
 def test_one_value_that_towers_over_all_others_does_not_spoil_the_forecast(

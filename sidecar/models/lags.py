@@ -1,0 +1,355 @@
+"""``lags``: the next difference from the newest differences and from where the series usually is.
+
+Take it first: it is the most accurate single model that was measured, and by far the cheapest.
+Monitoring series are oscillating, bursty and pulled back to where they were; twelve differences see
+the oscillation, the distances to two running means see the pull.
+
+With x[t] the difference y[t] - y[t-1] in units of its root mean square, cut at +-``clip``:
+
+    x[t] = m + sum_i w_i (x[t-i] - m)  +  sum_k v_k (mean(y[t-k] .. y[t-1]) - y[t-1]) / sqrt(k)
+    (w, v) = (G + ridge I)^-1 g        G, g the moments of the columns over the history
+
+(an autoregression in the manner of Corsi's heterogeneous one, Journal of Financial Econometrics 7,
+2009, on differences). m, the drift, counts only where it stands out by five standard errors, judged
+by the means of blocks. ``on: levels`` takes the levels themselves, around their mean, instead: for
+series that always come back. The moments of lagged columns follow from those of the first by a
+shift, G[i+1,j+1] = G[i,j] + x[p-1-i] x[p-1-j] - x[n-1-i] x[n-1-j], so a fit costs O(T p). A step of
+a forecast goes no further than the largest difference of the history, which keeps an explosive
+recursion sane. With ``online`` the weights follow each new instant by recursive least squares with
+forgetting (Haykin, Adaptive Filter Theory, ch. 10).
+
+Settings: ``order`` (12), ``means`` ((24, 72)), ``on`` ("differences" or "levels"), ``ridge`` (3),
+``clip`` (3), ``online`` (false), ``forgetting`` (.999), ``level`` of the interval (.95).
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Final
+
+import numpy as np
+
+from sidecar.models.contract import ForecastModel, Intervals, State, as_float, concat
+from sidecar.models.features import append, fill_gaps, padded, windows
+from sidecar.models.intervals import around
+from sidecar.models.numeric import BoolArray, IntArray, absorb_new, lead_deviation
+from sidecar.models.settings import FLAG, POSITIVE, SHARE, Rule, at_least, between, check, one_of
+from sidecar.series import FloatArray, TimeArray
+
+CHUNK: Final = 256  # series worked on at once: their values then stay in the cache
+DRIFT_BLOCK: Final = 12
+DRIFT_ERRORS: Final = 5.0
+LONGEST_GAP: Final = 288
+# What a shock of one may become in one step: explosive recursions still give finite widths.
+LARGEST_RESPONSE: Final = 1.0
+
+_MEANS: Final[Rule] = (
+    lambda value: (
+        isinstance(value, tuple | list) and all(isinstance(k, int) and k > 1 for k in value)
+    ),
+    "a list of whole numbers from 2 on",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LagsSettings:
+    """See the module."""
+
+    order: int = 12
+    means: tuple[int, ...] = (24, 72)
+    on: str = "differences"
+    ridge: float = 3.0
+    clip: float = 3.0
+    online: bool = False
+    forgetting: float = 0.999
+    level: float = 0.95
+
+    def __post_init__(self) -> None:
+        check(
+            self,
+            {
+                "order": at_least(1),
+                "means": _MEANS,
+                "on": one_of("differences", "levels"),
+                "ridge": POSITIVE,
+                "clip": POSITIVE,
+                "online": FLAG,
+                "forgetting": between(0.9, 1.0),
+                "level": SHARE,
+            },
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class LagsState(State):
+    """
+    Attributes:
+        missed: (N,) int64, instants since the newest value.
+        buffer: (N, L) the newest values, newest last; forecasts where none was seen.
+        unit: (N,) what columns and target are measured in.
+        centre: (N,) the drift per instant (differences) or the mean (levels), in the series' unit.
+        bound: (N,) how far one step of a forecast may go.
+        weights: (N, P) of the lags, nearest first, then of the distances to the running means.
+        inverse: (N, P, P) inverse moments, or (N, 0, 0) unless the model learns online.
+    """
+
+    missed: IntArray
+    buffer: FloatArray
+    unit: FloatArray
+    centre: FloatArray
+    bound: FloatArray
+    weights: FloatArray
+    inverse: FloatArray
+
+
+class LagsModel(ForecastModel[LagsState]):
+    """Ridge regression on lags; see the module."""
+
+    name: ClassVar[str] = "lags"
+    settings_type: ClassVar[type[Any]] = LagsSettings
+    state_type = LagsState
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings: LagsSettings = LagsSettings(**settings)
+        self._differences = self.settings.on == "differences"
+        self._means = tuple(self.settings.means) if self._differences else ()
+        self._length = max([self.settings.order + 1, *self._means])
+
+    @property
+    def min_instants(self) -> int:
+        return self.settings.order + 3
+
+    def fit(self, t_ms: TimeArray, y: FloatArray) -> LagsState:
+        y = padded(y, self.min_instants)
+        parts = [self._fitted(t_ms, y[at : at + CHUNK]) for at in range(0, max(len(y), 1), CHUNK)]
+        return parts[0] if len(parts) == 1 else concat(parts)
+
+    def _fitted(self, t_ms: TimeArray, y: FloatArray) -> LagsState:
+        settings, order = self.settings, self.settings.order
+        filled, observed = fill_gaps(y)
+        fitted = observed.sum(axis=1) >= self.min_instants
+        use = observed[:, 1:] & observed[:, :-1] if self._differences else observed
+        raw = np.diff(filled, axis=1) if self._differences else filled - _mean(filled)
+        unit = _unit(raw, filled)
+        x = raw * _inverse(unit)[:, None]
+        cut = np.clip(x, -settings.clip, settings.clip) if self._differences else x
+        centre = _drift(cut) if self._differences else np.zeros(len(y))
+        beyond = _squares(x) - _squares(cut)
+        cut -= centre[:, None]
+        extras = [_distances(cut, k)[:, order:] for k in self._means]
+        weight = None if use.all() else use[:, order:].astype(np.float64)
+        moments = _moments(cut, extras, order, weight)
+        weights, inverse, left = moments.solved(settings.ridge, settings.online)
+        count = np.maximum(moments.count, 1.0)
+        sigma = unit * np.sqrt(np.maximum(left, 0) / count + np.maximum(beyond, 0) / x.shape[1])
+        return LagsState(
+            last_ms=np.where(fitted, t_ms[-1], 0),
+            sigma=np.where(fitted, sigma, np.nan),
+            missed=np.argmax(observed[:, ::-1], axis=1),
+            buffer=_newest(filled, self._length),
+            unit=unit,
+            centre=centre * unit if self._differences else _mean(filled)[:, 0],
+            bound=np.abs(np.diff(filled, axis=1)).max(axis=1),
+            weights=weights,
+            inverse=inverse,
+        )
+
+    def update(self, state: LagsState, t_ms: TimeArray, y: FloatArray) -> LagsState:
+        return absorb_new(self._absorb, state, t_ms, y)
+
+    def _absorb(self, state: LagsState, t_ms: TimeArray, y: FloatArray) -> LagsState:
+        fitted = np.isfinite(state.sigma)
+        for column in y.T:
+            seen = np.isfinite(column) & fitted
+            if self.settings.online:
+                state = self._learned(state, column, seen & (state.missed == 0))
+            expected = self._path(state, state.buffer, 1)[:, 0]
+            value = np.where(seen, column, np.where(fitted, expected, 0.0))
+            buffer = append(state.buffer, value, np.where(seen, state.missed, 0))
+            missed = np.where(seen, 0, state.missed + 1)
+            state = replace(state, buffer=buffer, missed=missed)
+        return replace(state, last_ms=np.where(fitted, t_ms[-1], state.last_ms))
+
+    def _learned(self, state: LagsState, y: FloatArray, use: BoolArray) -> LagsState:
+        """The weights after one step of recursive least squares, in the rows to ``use``."""
+        columns = self._columns(state, state.buffer)
+        origin = state.buffer[:, -1] + state.centre if self._differences else state.centre
+        target = (np.where(use, y, origin) - origin) * _inverse(state.unit)
+        if self._differences:
+            target = np.clip(target, -self.settings.clip, self.settings.clip)
+        error = target - np.einsum("np,np->n", state.weights, columns)
+        spread = np.einsum("npq,nq->np", state.inverse, columns)
+        forgetting = self.settings.forgetting
+        gain = spread / (forgetting + np.einsum("np,np->n", spread, columns))[:, None]
+        inverse = (state.inverse - gain[:, :, None] * spread[:, None, :]) / forgetting
+        return replace(
+            state,
+            weights=np.where(use[:, None], state.weights + gain * error[:, None], state.weights),
+            inverse=np.where(use[:, None, None], inverse, state.inverse),
+        )
+
+    def _columns(self, state: LagsState, buffer: FloatArray) -> FloatArray:
+        """(N, P) what the weights are applied to, for the instant after ``buffer``."""
+        order, per_unit = self.settings.order, _inverse(state.unit)[:, None]
+        if not self._differences:
+            return (buffer[:, : -order - 1 : -1] - state.centre[:, None]) * per_unit
+        lags = np.diff(buffer[:, -order - 1 :], axis=1)[:, ::-1] - state.centre[:, None]
+        pulls = [
+            (buffer[:, -k:].mean(axis=1) - buffer[:, -1] + state.centre * (k - 1) / 2) / np.sqrt(k)
+            for k in self._means
+        ]
+        return np.concatenate([lags, *[pull[:, None] for pull in pulls]], axis=1) * per_unit
+
+    def _path(self, state: LagsState, buffer: FloatArray, steps: int) -> FloatArray:
+        """(N, steps) forecasts from ``buffer``, each built on those before it."""
+        size = buffer.shape[1]
+        values = np.concatenate([buffer, np.empty((len(buffer), steps))], axis=1)
+        for at in range(size, size + steps):
+            last = values[:, at - 1]
+            columns = self._columns(state, values[:, at - size : at])
+            step = np.einsum("np,np->n", state.weights, columns) * state.unit + state.centre
+            if not self._differences:
+                step -= last
+            values[:, at] = last + np.clip(step, -state.bound, state.bound)
+        return values[:, size:]
+
+    def forecast(self, state: LagsState, t_ms: TimeArray) -> Intervals:
+        fitted = np.isfinite(state.sigma)[:, None]
+        mean = np.where(fitted, self._path(state, state.buffer, len(t_ms)), np.nan)
+        missed = np.minimum(state.missed, LONGEST_GAP)
+        shocks = self._shocks(state, len(t_ms) + int(missed.max(initial=0)))
+        return around(mean, lead_deviation(shocks, state.sigma, missed), self.settings.level)
+
+    def _shocks(self, state: LagsState, size: int) -> FloatArray:
+        """(size, N) how far a shock of one moves the value 0, 1, .. instants later."""
+        n = len(state.sigma)
+        shocked = np.zeros_like(state.buffer)
+        shocked[:, -1] = 1.0
+        free = replace(
+            state, unit=np.ones(n), centre=np.zeros(n), bound=np.full(n, LARGEST_RESPONSE)
+        )
+        return np.concatenate([np.ones((1, n)), self._path(free, shocked, size - 1).T])
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Sums over the history, N series: columns with columns (N, P, P), columns with the target
+    (N, P), the target with itself (N,), and how many targets there were (N,)."""
+
+    columns: FloatArray
+    target: FloatArray
+    square: FloatArray
+    count: FloatArray
+
+    def solved(self, ridge: float, inverse: bool) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Weights (N, P), the inverse (N, P, P) if asked for, and the squares left over (N,)."""
+        n, size = self.target.shape
+        matrix = self.columns + ridge * np.eye(size)
+        weights = as_float(np.linalg.solve(matrix, self.target[..., None])[..., 0])
+        left = (
+            self.square
+            - 2 * np.einsum("np,np->n", weights, self.target)
+            + np.einsum("np,npq,nq->n", weights, self.columns, weights)
+        )
+        kept = as_float(np.linalg.inv(matrix)) if inverse else np.empty((n, 0, 0))
+        return weights, kept, left
+
+
+def _moments(
+    x: FloatArray, extras: list[FloatArray], order: int, weight: FloatArray | None
+) -> Moments:
+    """The moments of ``order`` lags of ``x`` (N, m) and of further columns.
+
+    Args:
+        extras: each (N, m - order), at the targets x[order], x[order + 1], ...
+        weight: (N, m - order) what each target counts, or None for 1 each.
+    """
+    if weight is not None:
+        return moments_of_rows(lagged_rows(x, extras, order), x[:, order:], weight)
+    n, size = len(x), order + len(extras)
+    lagged = [x[:, order - i : x.shape[1] - i] for i in range(order + 1)]
+    products = np.stack([np.einsum("nt,nt->n", lagged[0], other) for other in lagged], axis=1)
+    columns, target = np.empty((n, size, size)), np.empty((n, size))
+    head, tail = x[:, order - 1 :: -1], x[:, : -order - 1 : -1]
+    for k in range(order):
+        # G[i, i + k] for lags i = 1 .. order - k; products[k] stands for i = 0.
+        edges = head[:, : order - k] * head[:, k:order] - tail[:, : order - k] * tail[:, k:order]
+        diagonal = products[:, k, None] + np.cumsum(edges, axis=1)
+        i = np.arange(order - k)
+        columns[:, i, i + k] = columns[:, i + k, i] = diagonal
+    target[:, :order] = products[:, 1:]
+    for a, extra in enumerate(extras, start=order):
+        cross = [np.einsum("nt,nt->n", extra, other) for other in lagged]
+        target[:, a] = cross[0]
+        columns[:, a, :order] = columns[:, :order, a] = np.stack(cross[1:], axis=1)
+        for b, other in enumerate(extras[: a - order + 1], start=order):
+            columns[:, a, b] = columns[:, b, a] = np.einsum("nt,nt->n", extra, other)
+    return Moments(columns, target, products[:, 0], np.full(n, float(x.shape[1] - order)))
+
+
+def lagged_rows(x: FloatArray, extras: list[FloatArray], order: int) -> FloatArray:
+    """(N, m - order, P) the columns as they are, one row for each target."""
+    lags = windows(x, order)[:, : x.shape[1] - order, ::-1]
+    return np.concatenate([lags, *[extra[..., None] for extra in extras]], axis=2)
+
+
+def moments_of_rows(rows: FloatArray, target: FloatArray, weight: FloatArray) -> Moments:
+    """The same from the rows themselves: slower, but for any weights."""
+    weighted = rows * weight[..., None]
+    return Moments(
+        columns=weighted.transpose(0, 2, 1) @ rows,
+        target=np.einsum("ntp,nt->np", weighted, target),
+        square=np.einsum("nt,nt,nt->n", weight, target, target),
+        count=weight.sum(axis=1),
+    )
+
+
+def _distances(x: FloatArray, k: int) -> FloatArray:
+    """(N, m) at the target x[t], how far the mean of the ``k`` newest levels lies above the newest.
+
+    Levels are the running sums of ``x``; before the first they are what it is.
+    """
+    level = np.zeros((len(x), x.shape[1] + 1))
+    np.cumsum(x, axis=1, out=level[:, 1:])
+    total = np.cumsum(level[:, :-1], axis=1)
+    total[:, k:] -= total[:, :-k].copy()
+    return as_float((total / k - level[:, :-1]) / np.sqrt(k))
+
+
+def _drift(x: FloatArray) -> FloatArray:
+    """(N,) the mean of ``x`` (N, m), as far as it stands out from the means of its blocks."""
+    size = x.shape[1]
+    block = max(1, min(DRIFT_BLOCK, size // 4))
+    count = size // block
+    if count < 2:
+        return np.zeros(len(x))
+    means = x[:, size - count * block :].reshape(len(x), count, block).mean(axis=2)
+    mean = x.mean(axis=1)
+    error = means.var(axis=1, ddof=1) / count
+    sure = mean**2 > DRIFT_ERRORS**2 * error
+    return np.where(sure, mean * (1 - DRIFT_ERRORS**2 * error / np.where(sure, mean**2, 1.0)), 0.0)
+
+
+def _unit(x: FloatArray, values: FloatArray) -> FloatArray:
+    """(N,) root mean square of ``x``; 0 where that is only what rounding leaves of ``values``."""
+    unit = np.sqrt(_squares(x) / x.shape[1])
+    return np.where(unit > 1e-14 * np.abs(values).max(axis=1), unit, 0.0)
+
+
+def _inverse(values: FloatArray) -> FloatArray:
+    """1 / value, 0 where the value is 0."""
+    return np.where(values > 0, 1.0 / np.where(values > 0, values, 1.0), 0.0)
+
+
+def _mean(values: FloatArray) -> FloatArray:
+    return as_float(values.mean(axis=1, keepdims=True))
+
+
+def _squares(x: FloatArray) -> FloatArray:
+    return as_float(np.einsum("nt,nt->n", x, x))
+
+
+def _newest(values: FloatArray, length: int) -> FloatArray:
+    """(N, length) the newest values; the first repeated where there are fewer."""
+    missing = length - values.shape[1]
+    if missing > 0:
+        values = np.concatenate([np.repeat(values[:, :1], missing, axis=1), values], axis=1)
+    return values[:, -length:].copy()
