@@ -1,0 +1,57 @@
+"""What ``sentinel check`` learns before it judges: plain values, gathered by the shell."""
+
+from dataclasses import dataclass, field
+
+from sidecar.remote.probe import ServerFacts
+from sidecar.series import LabelSet
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing the operator should know.
+
+    Attributes:
+        level: ``error``: it will not work; ``warning``: probably not as meant; ``note``.
+        where: ``watches[0]``, a setting, or the URL of a server.
+        message: what was found and what to do.
+    """
+
+    level: str
+    where: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServerView:
+    """The server, as far as it matters here.
+
+    Attributes:
+        facts: what it said of itself; None where it did not answer at all.
+        trouble: why not.
+    """
+
+    facts: ServerFacts | None
+    trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WatchView:
+    """What the server has for one watch.
+
+    Attributes:
+        series: what its selector matches now, external labels taken off.
+        interval_ms: the usual distance between samples; None where there are too few.
+        kind: the type that the metadata gives the metric; None where it has none.
+        counter: the watch's ``auto`` transform takes the metric for a counter.
+        known_names: metrics on the server, asked for only where nothing matches.
+        histograms: series of native histograms, which have no plain samples.
+        trouble: why the series could not be read; empty where they could.
+    """
+
+    series: tuple[LabelSet, ...] = ()
+    interval_ms: int | None = None
+    kind: str | None = None
+    counter: bool = False
+    known_names: frozenset[str] = field(default_factory=frozenset)
+    histograms: int = 0
+    trouble: str = ""

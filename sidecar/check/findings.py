@@ -1,0 +1,346 @@
+"""From what the server has to what will work and what will not. Pure: no clock, no network."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Final
+
+import numpy as np
+
+from sidecar import names
+from sidecar.check.facts import Finding, ServerView, WatchView
+from sidecar.check.promql import WRAP_FROM_MS, Example, examples
+from sidecar.config import SentinelConfig, WatchConfig
+from sidecar.duration import format_duration
+from sidecar.publish.outputs import OutputRules, columns
+from sidecar.publish.ownership import Claim, Ownership
+from sidecar.remote.probe import ServerFacts
+from sidecar.series import LabelSet, MatchOp
+
+# Beyond this nothing is written: what is stamped by our clock would lie in the server's future.
+MOST_CLOCK_OFFSET_S: Final = 60.0
+_HISTOGRAM_PARTS: Final = ("_bucket", "_count", "_sum")
+_RECEIVER_FLAG: Final = "--web.enable-remote-write-receiver"
+
+
+@dataclass(frozen=True, slots=True)
+class WatchReport:
+    """What one watch will do.
+
+    Attributes:
+        path: ``watches[0]``.
+        selector: as PromQL.
+        matched: source series now.
+        forecast: how many of them are forecast, ``max_series`` heeded.
+        written: output series that will be pushed.
+        as_rate: the model sees their rate.
+    """
+
+    path: str
+    selector: str
+    matched: int
+    forecast: int
+    written: int
+    as_rate: bool
+    examples: tuple[Example, ...]
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """Everything ``sentinel check`` says."""
+
+    server: ServerView
+    findings: tuple[Finding, ...]
+    watches: tuple[WatchReport, ...]
+
+    @property
+    def works(self) -> bool:
+        """Whether no error was found."""
+        every = [*self.findings, *(one for watch in self.watches for one in watch.findings)]
+        return all(one.level != "error" for one in every)
+
+
+def judge(config: SentinelConfig, server: ServerView, views: Sequence[WatchView]) -> CheckReport:
+    """The report on a configuration.
+
+    Args:
+        views: one for each watch, in order; none where the server could not be asked for series.
+    """
+    found = server_findings(config, server)
+    if server.facts is None or not views:
+        return CheckReport(server, tuple(found), ())
+    claims = [
+        Claim(watch.selector, watch.output_metric, watch.horizon_ms) for watch in config.watches
+    ]
+    ownership = Ownership(claims)
+    external = external_labels(config, server.facts)
+    reports = tuple(
+        _watch_report(config, index, view, external, ownership) for index, view in enumerate(views)
+    )
+    gauges = sum(
+        report.forecast * watch.horizon_steps
+        for report, watch in zip(reports, config.watches, strict=True)
+    )
+    limit = config.publish.exposition_max_series
+    if gauges > limit:
+        message = (
+            f"/metrics would show {gauges:,} predictions, more than {limit:,}, so it shows none: "
+            "raise the limit if something scrapes them there; what is pushed stays as it is"
+        )
+        found.append(Finding("note", "publish.exposition_max_series", message))
+    return CheckReport(server, tuple(found), reports)
+
+
+def external_labels(config: SentinelConfig, facts: ServerFacts) -> Mapping[str, str]:
+    """What the server adds to its series: as configured, else as it says."""
+    return facts.external_labels if config.external_labels is None else config.external_labels
+
+
+def server_findings(config: SentinelConfig, server: ServerView) -> list[Finding]:
+    """What is wrong with the two ends."""
+    facts = server.facts
+    if facts is None:
+        message = f"does not answer: is prometheus_url right as seen from here? {server.trouble}"
+        return [Finding("error", config.prometheus_url, message)]
+    found = []
+    if facts.remote_read is not True:
+        message = (
+            "does not serve remote read: point remote_read.url at a server that does, for Thanos "
+            f"at the Prometheus below it{_words(facts, 'read')}"
+        )
+        found.append(Finding("error", str(config.read_http()), message))
+    if facts.receiver is not True:
+        message = (
+            f"does not take remote write: start Prometheus with {_RECEIVER_FLAG}, or point "
+            f"remote_write.url at a server that does{_words(facts, 'write')}"
+        )
+        found.append(Finding("error", str(config.write_http()), message))
+    offset = facts.clock_offset_s
+    if offset is not None and abs(offset) > MOST_CLOCK_OFFSET_S:
+        behind = "behind" if offset > 0 else "ahead of"
+        message = (
+            f"its clock is {abs(offset):.0f} s {behind} this machine's, and beyond "
+            f"{MOST_CLOCK_OFFSET_S:.0f} s nothing is written: set both by NTP"
+        )
+        found.append(Finding("error", config.prometheus_url, message))
+    return found
+
+
+def _words(facts: ServerFacts, end: str) -> str:
+    """What was said of remote read or remote write when it was tried."""
+    said = [text for text in facts.problems if f"remote {end}" in text]
+    return f" ({said[0]})" if said else ""
+
+
+def _watch_report(
+    config: SentinelConfig,
+    index: int,
+    view: WatchView,
+    external: Mapping[str, str],
+    ownership: Ownership,
+) -> WatchReport:
+    watch = config.watches[index]
+    path = f"watches[{index}]"
+    as_rate = watch.transform == "rate" or (watch.transform == "auto" and view.counter)
+    sources = view.series[: watch.max_series]
+    owner, predicts = ownership.of(index, sources)
+    transformed = as_rate or watch.transform == "delta"
+    per_owner, per_predictor = _outputs_each(watch, config.emit_confidence_bounds, transformed)
+    written = int(owner.sum()) * per_owner + int(predicts.sum()) * per_predictor
+    found = [
+        *_matching(path, watch, view, external),
+        *_sampling(path, watch, view, as_rate),
+        *_limits(path, watch, view, written),
+        *_sharing(path, config, index, sources, bool(predicts.all()), bool(owner.all())),
+        *_labels(path, sources),
+    ]
+    shown = examples(watch, as_rate=transformed, owner=bool(owner.any()) or not sources)
+    return WatchReport(
+        path=path,
+        selector=str(watch.selector),
+        matched=len(view.series),
+        forecast=int(np.count_nonzero(owner | predicts)),
+        written=written,
+        as_rate=as_rate,
+        examples=tuple(shown) if predicts.any() or not sources else (),
+        findings=tuple(found),
+    )
+
+
+def _outputs_each(watch: WatchConfig, bounds: bool, transformed: bool) -> tuple[int, int]:
+    """How many series are written for a source that is owned, and for its predictions."""
+    published = watch.published
+    actual = transformed if published.actual == "auto" else published.actual
+    rules = OutputRules(
+        metric=watch.output_metric,
+        horizon=format_duration(watch.horizon_ms),
+        steps=watch.steps,
+        bounds=bounds,
+        expected=published.expected,
+        actual=actual,
+        anomaly_score=published.anomaly_score,
+        model_info=published.model_info,
+        version_label=published.version_label,
+        model=watch.model_name,
+        transform=watch.transform,
+    )
+    chosen = columns(rules)
+    predictions = sum(column.is_prediction for column in chosen)
+    return len(chosen) - predictions, predictions
+
+
+def _matching(
+    path: str, watch: WatchConfig, view: WatchView, external: Mapping[str, str]
+) -> list[Finding]:
+    """Does it match anything, and if not, why?"""
+    found = _on_external_labels(path, watch, external)
+    if view.trouble:
+        return [*found, Finding("error", path, f"its series cannot be read: {view.trouble}")]
+    if view.series or found:
+        return found
+    metric = watch.metric
+    parts = [metric + part for part in _HISTOGRAM_PARTS if metric + part in view.known_names]
+    if parts and metric not in view.known_names:
+        message = (
+            f"{metric!r} is a histogram or summary, which has no series of that name: write "
+            f"metric: {metric}_count for how often, or record a quantile with a recording rule "
+            f"(histogram_quantile(0.99, sum by (le) (rate({metric}_bucket[5m])))) and name that"
+        )
+    elif metric in view.known_names and watch.selector.matchers[1:]:
+        message = f"{metric!r} exists, but no series of it matches {watch.selector}: see its labels"
+    elif metric in view.known_names:
+        message = f"{metric!r} exists, but had no sample lately: is its target still scraped?"
+    else:
+        near = get_close_matches(metric, view.known_names, n=3)
+        meant = f", did you mean {' or '.join(near)}?" if near else ": is it scraped already?"
+        message = f"the server knows no series called {metric!r}{meant}"
+    return [Finding("error", path, message)]
+
+
+def _on_external_labels(
+    path: str, watch: WatchConfig, external: Mapping[str, str]
+) -> list[Finding]:
+    """A remote read compares external labels for equality only; else it answers nothing."""
+    found = []
+    for matcher in watch.selector.matchers:
+        if matcher.name not in external:
+            continue
+        if matcher.op is not MatchOp.EQUAL:
+            message = (
+                f"{matcher} is about an external label of the server, where anything but '=' "
+                f"matches nothing on remote read: write labels: {{{matcher.name}: "
+                f"{external[matcher.name]}}}, or leave it out, all series have it"
+            )
+            found.append(Finding("error", path, message))
+    return found
+
+
+def _sampling(path: str, watch: WatchConfig, view: WatchView, as_rate: bool) -> list[Finding]:
+    """Do granularity and transform suit how the series are sampled?"""
+    found = []
+    interval, step = view.interval_ms, watch.granularity_ms
+    # Scrapes are never exactly on time; a tenth is well beyond what their jitter does to a median.
+    if interval is not None and step < 0.9 * interval:
+        seconds = -(-interval // 1000) * 1000
+        message = (
+            f"granularity {watch.granularity} is below the scrape interval of about "
+            f"{format_duration(seconds)}, so most instants would have no sample: write "
+            f"granularity: {format_duration(seconds)} or more, or scrape more often"
+        )
+        found.append(Finding("error", path, message))
+    if step >= WRAP_FROM_MS:
+        range_ = format_duration(2 * step)
+        message = (
+            f"at a granularity of {watch.granularity} Prometheus' lookback does not bridge two "
+            f"samples: wrap every output in last_over_time(...[{range_}]), as the examples do"
+        )
+        found.append(Finding("note", path, message))
+    if watch.transform == "none" and view.counter:
+        message = (
+            f"{watch.metric!r} looks like a counter, and transform: none forecasts its ever "
+            "growing value: take it out for the rate per second"
+        )
+        found.append(Finding("warning", path, message))
+    if watch.transform == "rate" and view.kind == "gauge":
+        message = (
+            f"{watch.metric!r} is a gauge, and transform: rate takes each fall for a reset: write "
+            "transform: none, or delta for its change"
+        )
+        found.append(Finding("warning", path, message))
+    if view.histograms:
+        message = (
+            f"some of its series are native histograms ({view.histograms} or more), which are not "
+            "forecast: "
+            "record a quantile or a rate of them with a recording rule"
+        )
+        found.append(Finding("warning", path, message))
+    if as_rate and watch.metric.endswith("_bucket"):
+        message = (
+            "each bucket of a histogram is forecast by itself: for latencies record "
+            "histogram_quantile(...) with a recording rule and watch that"
+        )
+        found.append(Finding("note", path, message))
+    return found
+
+
+def _limits(path: str, watch: WatchConfig, view: WatchView, written: int) -> list[Finding]:
+    found = []
+    matched, most = len(view.series), watch.max_series
+    if matched > most:
+        message = (
+            f"{matched:,} series match and max_series is {most:,}: {matched - most:,} of them are "
+            "not forecast; narrow the selector, or raise max_series"
+        )
+        found.append(Finding("warning", path, message))
+    if written > watch.published.max_series:
+        message = (
+            f"{written:,} series would be written and publish.max_series is "
+            f"{watch.published.max_series:,}: publish fewer steps, or raise it"
+        )
+        found.append(Finding("warning", path, message))
+    return found
+
+
+def _sharing(
+    path: str,
+    config: SentinelConfig,
+    index: int,
+    sources: Sequence[LabelSet],
+    all_predicted: bool,
+    all_owned: bool,
+) -> list[Finding]:
+    """Does an earlier watch write the same?"""
+    if all_owned:
+        return []
+    watch = config.watches[index]
+    earlier = [
+        (number, other)
+        for number, other in enumerate(config.watches[:index])
+        if other.output_metric == watch.output_metric
+        and any(other.selector.accepts(source) for source in sources)
+    ]
+    same = [number for number, other in earlier if other.horizon_ms == watch.horizon_ms]
+    if not all_predicted:
+        message = (
+            f"watches[{same[0]}] forecasts some of the same series over the same horizon of "
+            f"{watch.horizon}; for these this watch publishes nothing "
+            f"({names.Reason.DUPLICATE_OUTPUT}): take one of the two out, or change its horizon"
+        )
+        return [Finding("warning", path, message)]
+    message = (
+        f"watches[{earlier[0][0]}] comes first for some of the same series and publishes their "
+        f"{names.EXPECTED}, {names.ACTUAL}, {names.ANOMALY_SCORE} and {names.MODEL_INFO}; this "
+        f"watch adds its {names.PREDICTED}"
+    )
+    return [Finding("note", path, message)]
+
+
+def _labels(path: str, sources: Sequence[LabelSet]) -> list[Finding]:
+    """Source labels that are renamed because we emit labels of these names."""
+    clashing = sorted({n for one in sources for n, _ in one.pairs if n in names.EMITTED_LABELS})
+    if not clashing:
+        return []
+    renamed = ", ".join(f"{name} as {names.EXPORTED_PREFIX}{name}" for name in clashing)
+    message = f"its series have labels that Sentinel sets itself; outputs carry {renamed}"
+    return [Finding("note", path, message)]

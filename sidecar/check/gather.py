@@ -1,0 +1,92 @@
+"""Asking the server: the only part of the check that does I/O."""
+
+import asyncio
+import json
+import time
+from typing import Final
+
+from sidecar.check.facts import ServerView, WatchView
+from sidecar.check.findings import external_labels
+from sidecar.config import SentinelConfig, WatchConfig
+from sidecar.errors import DataError, RemoteError, Unavailable
+from sidecar.ingest.checks import scrape_interval_ms
+from sidecar.ingest.counters import looks_like_counter
+from sidecar.names import METRIC_NAME
+from sidecar.remote.http import HttpClient, open_session
+from sidecar.remote.probe import ServerFacts, metric_types, probe
+from sidecar.remote.reader import RemoteReader
+
+# Long enough to see a few scrapes of a slow target.
+_REACH_MS: Final = 15 * 60_000
+_NAMES_BYTES: Final = 64 * 1024 * 1024
+
+
+async def gather(config: SentinelConfig) -> tuple[ServerView, list[WatchView]]:
+    """What the server says of itself and has for each watch; nothing is written.
+
+    Returns:
+        One view for each watch; none where series cannot be read at all.
+    """
+    async with open_session() as session:
+        api = HttpClient(config.api_http(), session)
+        read = HttpClient(config.read_http(), session)
+        write = HttpClient(config.write_http(), session)
+        try:
+            facts = await probe(
+                api, read_path="", write_path="", read_client=read, write_client=write
+            )
+        except RemoteError as error:
+            return ServerView(None, str(error)), []
+        if facts.remote_read is not True:
+            return ServerView(facts), []
+        views = [await _view(config, watch, facts, api, read) for watch in config.watches]
+        return ServerView(facts), views
+
+
+async def _view(
+    config: SentinelConfig,
+    watch: WatchConfig,
+    facts: ServerFacts,
+    api: HttpClient,
+    read: HttpClient,
+) -> WatchView:
+    reader = RemoteReader(read, path="", external_labels=external_labels(config, facts))
+    now_ms = int(time.time() * 1000)
+    reach_ms = max(_REACH_MS, 3 * watch.granularity_ms)
+    try:
+        raw = await reader.read(watch.selector, now_ms - reach_ms, now_ms)
+        kind = await _kind(api, watch.metric)
+        known = frozenset() if raw else await _metric_names(api)
+    except (RemoteError, DataError) as error:
+        return WatchView(trouble=str(error))
+    finally:
+        await reader.close()
+    return WatchView(
+        series=tuple(one.labels for one in raw),
+        interval_ms=await asyncio.to_thread(scrape_interval_ms, raw),
+        kind=kind,
+        counter=await asyncio.to_thread(looks_like_counter, watch.metric, raw, kind),
+        known_names=known,
+        histograms=len(reader.stats().histogram_series),
+    )
+
+
+async def _kind(api: HttpClient, metric: str) -> str | None:
+    """The metric's type; for a part of a histogram or summary that of the whole."""
+    family = metric
+    for part in ("_bucket", "_count", "_sum"):
+        family = family.removesuffix(part)
+    try:
+        types = await metric_types(api, sorted({metric, family}))
+    except RemoteError:  # VictoriaMetrics and others have no metadata
+        return None
+    return types.get(metric) or types.get(family)
+
+
+async def _metric_names(api: HttpClient) -> frozenset[str]:
+    path = f"/api/v1/label/{METRIC_NAME}/values"
+    reply = await api.request("GET", path, max_bytes=_NAMES_BYTES)
+    try:
+        return frozenset(str(name) for name in json.loads(reply.body)["data"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise Unavailable(f"{path}: not an answer of the query API: {error}") from error
