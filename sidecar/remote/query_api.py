@@ -42,11 +42,16 @@ def decode_matrix(body: bytes) -> list[RawSeries]:
             raise WireError(f"an answer that is cut off or no JSON: {error}") from None
         series.append(_series(one))
         at = _skip(text, at, ",")
-    if text[at : at + 1] != "]":
-        raise WireError(f"an answer that is cut off after {len(series)} series")
-    if not text.rstrip().endswith("}"):
-        raise WireError("an answer whose end is cut off")
+    _check_rest(body[: found.end()].decode() + text[at:], len(series))
     return [one for one in series if len(one.timestamps_ms)]
+
+
+def _check_rest(emptied: str, count: int) -> None:
+    """What stands around the series has to be whole too."""
+    try:
+        json.loads(emptied)
+    except (ValueError, RecursionError):
+        raise WireError(f"an answer that is cut off after {count} series") from None
 
 
 def _series(one: Any) -> RawSeries:

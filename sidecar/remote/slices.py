@@ -9,6 +9,7 @@ HOUR_MS: Final = 3_600_000
 BLOCK_MS: Final = 2 * HOUR_MS
 _FIRST_MS: Final = HOUR_MS
 _GROWTH: Final = 8
+_LONGEST_MS: Final = 2.0**53
 _MAX_REMEMBERED: Final = 10_000
 
 
@@ -71,7 +72,7 @@ class SlicePlan:
         """The length that holds the budget; without samples, whatever growth allows."""
         if density <= 0:
             return self._end_ms - self._at + 1 if self._end_ms >= self._at else 1
-        return max(int(self._slice_samples / density), 1)
+        return max(int(min(self._slice_samples / density, _LONGEST_MS)), 1)
 
     def _slice_end(self) -> int:
         end_ms = self._at + max(self._length_ms, 1) - 1
