@@ -23,7 +23,8 @@ from rich.table import Table
 
 from sidecar.config import SentinelConfig, WatchConfig, load
 from sidecar.errors import ConfigError, SidecarError
-from sidecar.sentinel import Progress, Sentinel
+from sidecar.running import Progress
+from sidecar.sentinel import Sentinel
 from sidecar.serve.metrics import program_version
 
 EXIT_OK: Final = 0
