@@ -13,6 +13,7 @@ from sidecar.models.registry import (
     ModelContext,
     build,
     model_type,
+    setting_names,
     validate_params,
 )
 
@@ -89,13 +90,28 @@ def params_problems(
     choice: Choice, params: Mapping[str, Any], context: ModelContext
 ) -> list[tuple[str, str]]:
     """What is wrong with the settings of a model: the setting (or nothing) and the message."""
-    texts = validate_params(choice, params) if isinstance(choice, str) else []
-    if not texts:
-        try:
-            build(choice, params, context)
-        except ValueError as error:
-            texts = str(error).splitlines()
-    return [_by_setting(text, params) for text in texts]
+    if not isinstance(choice, str):
+        return [_by_setting(text, params) for text in _build_problems(choice, params, context)]
+    names = setting_names(model_type(choice)) or ()
+    unknown = [name for name in params if names and name not in names]
+    known = {name: value for name, value in params.items() if name not in unknown}
+    texts = validate_params(choice, known) or _build_problems(choice, known, context)
+    found = [(name, _no_such_setting(choice, name, names)) for name in unknown]
+    return found + [_by_setting(text, params) for text in texts]
+
+
+def _build_problems(choice: Choice, params: Mapping[str, Any], context: ModelContext) -> list[str]:
+    try:
+        build(choice, params, context)
+    except ValueError as error:
+        return str(error).splitlines()
+    return []
+
+
+def _no_such_setting(model: str, name: str, names: tuple[str, ...]) -> str:
+    near = get_close_matches(name, names, n=1)
+    meant = f", did you mean {near[0]!r}?" if near else f": it has {', '.join(names)}"
+    return f"{model} has no setting {name!r}{meant}"
 
 
 def _by_setting(text: str, params: Mapping[str, Any]) -> tuple[str, str]:
