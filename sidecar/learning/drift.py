@@ -38,20 +38,22 @@ LONGEST_DOUBLING: Final = 4
 # Instants after a promotion during which the reference still learns from the live residuals: the
 # 30 of the validation alone leave its MAE uncertain by 20 % and more.
 BURN_IN: Final = 240
-# What the validation's figures weigh against that, in instants; and how many live residuals make a
-# first reference where there was no validation.
-PRIOR: Final = 30
+# What the validation's figures weigh against that, in instants (more than their 30, so that a shift
+# that comes at once is found before it is learned); and how many live residuals make a first
+# reference where there was no validation.
+PRIOR: Final = 60
 FIRST_LOOK: Final = 20
-# 1 / (2 f(m)) at the median of a normal, and of its absolute value as a share of that median.
-CENTRE_GAIN: Final = 1.2533
+# 1 / (2 f(m)) at the median m of the absolute value of a normal, as a share of m.
 SCALE_GAIN: Final = 1.1663
 MAE_TO_SIGMA: Final = 1.2533
+# The reference learns nothing while one of the sums is above this: two large residuals in a row, or
+# more smaller ones, may be the beginning of what is to be found.
+CALM: Final = 2.0
 # Below this share of the level a residual is rounding, not error.
 ROUNDING: Final = 1e-9
 MAD_TO_SIGMA: Final = 1.4826
 
-_MULTIPLE = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*[xX]\s*")
-_PERCENT = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*%\s*")
+_RELATIVE = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*([xX%])\s*")
 
 
 class Severity(IntEnum):
@@ -106,10 +108,10 @@ class Threshold:
             return None
         if isinstance(text, int | float):
             return cls(float(text), Unit.ABSOLUTE)
-        if match := _MULTIPLE.fullmatch(text):
+        if match := _RELATIVE.fullmatch(text):
+            if match[2] == "%":
+                return cls(float(match[1]) / 100, Unit.PERCENT)
             return cls(float(match[1]), Unit.MULTIPLE)
-        if match := _PERCENT.fullmatch(text):
-            return cls(float(match[1]) / 100, Unit.PERCENT)
         try:
             return cls(float(text), Unit.ABSOLUTE)
         except ValueError:
@@ -160,7 +162,7 @@ class DriftState:
         up, down: (N,) float64, the two sums.
         reference: (N,) float64, the serving version's own MAE; NaN before it is known.
         centre, scale: (N,) float64, where its residuals lay and how wide.
-        seen: (N,) int64, live residuals that went into these three since the promotion.
+        seen: (N,) int64, live residuals that went into reference and scale since the promotion.
         finetune_after_ms, retrain_after_ms: (N,) int64, before which no such fit is due.
         last_ms: (N,) int64, when drift last led to a fit.
         streak: (N,) int64, how many such fits followed each other within a day.
@@ -333,8 +335,9 @@ def from_arrays(arrays: Mapping[str, NDArray[Any]]) -> DriftState:
 def robust_centre_and_scale(residuals: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Median and 1.4826 MAD of each row of ``residuals`` (N, K), NaN left out.
 
-    The scale is at least half the mean absolute deviation: on a series that is mostly at rest the
-    MAD is 0, and each ordinary spike would count as the largest possible surprise.
+    The scale stays between 0.5 and 1.2533 of the mean absolute deviation: on a series that is
+    mostly at rest the MAD is 0, and each ordinary spike would count as the largest possible
+    surprise; over 30 instants the MAD may come out half as large again, which hides a shift.
     """
     centre, scale = np.full(len(residuals), np.nan), np.full(len(residuals), np.nan)
     known = np.isfinite(residuals)
@@ -344,9 +347,9 @@ def robust_centre_and_scale(residuals: FloatArray) -> tuple[FloatArray, FloatArr
         middle = np.nanmedian(rows, axis=1)
         deviations = np.abs(rows - middle[:, None])
         centre[some] = middle
-        scale[some] = np.maximum(
-            MAD_TO_SIGMA * np.nanmedian(deviations, axis=1), np.nanmean(deviations, axis=1) / 2
-        )
+        mean = np.nanmean(deviations, axis=1)
+        mad = np.nanmedian(deviations, axis=1)
+        scale[some] = np.clip(MAD_TO_SIGMA * mad, mean / 2, MAE_TO_SIGMA * mean)
     return centre, scale
 
 
@@ -379,10 +382,11 @@ def _sums(state: DriftState, residual: FloatArray) -> tuple[FloatArray, FloatArr
 def _burnt_in(state: DriftState, residual: FloatArray) -> DriftState:
     """The reference with one more live residual in it, while the version is young and at peace.
 
-    The MAE by a running mean, centre and MAD by stochastic approximation of the median (Robbins
-    and Monro 1951) with the gain that is best for a normal, which no outlier can drag along.
+    The MAE by a running mean, the MAD by stochastic approximation of a median (Robbins and Monro
+    1951) with the gain that is best for a normal, which no outlier can drag along. The centre stays
+    as it was validated: one that learned would follow the shift that is to be found.
     """
-    calm = (state.severity == Severity.NONE) & (np.maximum(state.up, state.down) < CUSUM_H / 2)
+    calm = (state.severity == Severity.NONE) & (np.maximum(state.up, state.down) < CALM)
     young = np.isfinite(residual) & (state.seen < BURN_IN) & calm
     if not young.any():
         return state
@@ -394,15 +398,13 @@ def _burnt_in(state: DriftState, residual: FloatArray) -> DriftState:
     # Never validated: the scale follows from the first live residuals, as for a normal.
     first = young & np.isnan(state.scale) & (seen >= FIRST_LOOK)
     gain = np.where(young & ~first, 1.0 / (PRIOR + seen), 0.0)
-    above = np.sign(residual - state.centre)
     wide = np.sign(np.abs(residual - state.centre) - state.scale / MAD_TO_SIGMA)
-    centre = state.centre + gain * CENTRE_GAIN * above * state.scale
     scale = state.scale * (1.0 + gain * SCALE_GAIN * wide)
     return replace(
         state,
         seen=seen,
         reference=np.where(young, reference, state.reference),
-        centre=np.where(first, 0.0, np.where(gain > 0, centre, state.centre)),
+        centre=np.where(first, 0.0, state.centre),
         scale=np.where(first, reference * MAE_TO_SIGMA, np.where(gain > 0, scale, state.scale)),
     )
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from hashlib import blake2b
-from typing import Final
+from itertools import islice
+from typing import Final, TypeAlias
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from croniter import CroniterBadDateError, CroniterError, croniter
@@ -63,14 +64,14 @@ class Cron:
 
     def next_after(self, t_ms: int) -> Slot:
         """The first slot later than ``t_ms``."""
-        steps = self._walk(self._wall(t_ms) - _HOUR, forward=True)
+        steps = croniter(self.expression, self._wall(t_ms) - _HOUR)
         while (slot := self._slot(steps.get_next(datetime))).due_ms <= t_ms:
             pass
         return slot
 
     def latest(self, t_ms: int) -> Slot:
         """The last slot at or before ``t_ms``."""
-        steps = self._walk(self._wall(t_ms) + _HOUR + timedelta(seconds=1), forward=False)
+        steps = croniter(self.expression, self._wall(t_ms) + _HOUR + timedelta(seconds=1))
         while (slot := self._slot(steps.get_prev(datetime))).due_ms > t_ms:
             pass
         return slot
@@ -82,10 +83,6 @@ class Cron:
         """What a clock on the wall shows, as a naive time that croniter takes for UTC."""
         instant = datetime.fromtimestamp(t_ms / 1000, self._zone())
         return instant.replace(tzinfo=UTC, fold=0)
-
-    def _walk(self, wall: datetime, *, forward: bool) -> croniter:
-        del forward
-        return croniter(self.expression, wall)
 
     def _slot(self, wall: datetime) -> Slot:
         local = wall.replace(tzinfo=self._zone(), fold=0)
@@ -191,6 +188,9 @@ class FitBatch:
     requests: tuple[FitRequest, ...]
 
 
+_Group: TypeAlias = tuple[str, Trigger, Mode]
+
+
 @dataclass
 class FitQueue:
     """Waiting fits: the most urgent class first, in it the watches in turn, one entry a series.
@@ -201,7 +201,8 @@ class FitQueue:
     """
 
     per_minute: int = 2_000
-    _waiting: dict[tuple[str, str], FitRequest] = field(default_factory=dict)
+    _groups: dict[_Group, dict[str, FitRequest]] = field(default_factory=dict)
+    _group_of: dict[tuple[str, str], _Group] = field(default_factory=dict)
     _tokens: float = field(init=False)
     _refilled_ms: int | None = field(default=None, init=False)
     _served: dict[str, int] = field(default_factory=dict)
@@ -211,7 +212,7 @@ class FitQueue:
         self._tokens = float(self.per_minute)
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._group_of)
 
     def push(
         self,
@@ -222,51 +223,61 @@ class FitQueue:
         now_ms: int,
         drift: Sequence[float] = (),
     ) -> None:
-        """Queue fits; a series that waits already keeps its place and the more urgent reason."""
+        """Queue fits; a series that waits already keeps its time and the more urgent reason."""
         for at, one in enumerate(series):
             times = drift[at] if len(drift) else float("nan")
-            new = FitRequest(watch, one, trigger, mode, now_ms, times)
-            old = self._waiting.get((watch, one))
-            self._waiting[watch, one] = new if old is None else _merged(old, new)
+            request = FitRequest(watch, one, trigger, mode, now_ms, times)
+            if (watch, one) in self._group_of:
+                request = _merged(self._removed(watch, one), request)
+            group = (watch, request.trigger, request.mode)
+            self._groups.setdefault(group, {})[one] = request
+            self._group_of[watch, one] = group
 
     def pop(self, now_ms: int, most: int) -> FitBatch | None:
         """The next batch of at most ``most`` series, or None where nothing may run now."""
         self._refill(now_ms)
-        groups: dict[tuple[str, Trigger, Mode], list[FitRequest]] = {}
-        for request in self._waiting.values():
-            if request.trigger <= Trigger.CONFIG or self._tokens >= 1:
-                key = (request.watch, request.trigger, request.mode)
-                groups.setdefault(key, []).append(request)
-        if not groups:
+        ready = [g for g in self._groups if g[1] <= Trigger.CONFIG or self._tokens >= 1]
+        if not ready:
             return None
 
-        def urgency(key: tuple[str, Trigger, Mode]) -> tuple[int, int, int]:
-            oldest = min(request.queued_ms for request in groups[key])
+        def urgency(group: _Group) -> tuple[int, int, int]:
+            # The first of a group is about its oldest, which is all that ageing needs.
+            oldest = next(iter(self._groups[group].values())).queued_ms
             aged = max(0, now_ms - oldest) // AGEING_MS
-            return max(0, key[1] - aged), self._served.get(key[0], -1), oldest
+            return max(0, group[1] - aged), self._served.get(group[0], -1), oldest
 
-        chosen = min(groups, key=urgency)
+        chosen = min(ready, key=urgency)
         if chosen[1] > Trigger.CONFIG:
             most = min(most, int(self._tokens))
-        requests = tuple(groups[chosen][:most])
+        requests = tuple(islice(self._groups[chosen].values(), most))
+        for request in requests:
+            self._removed(request.watch, request.series)
         self._tokens = max(0.0, self._tokens - len(requests))
         self._turn += 1
         self._served[chosen[0]] = self._turn
-        for request in requests:
-            del self._waiting[request.watch, request.series]
         return FitBatch(*chosen, tuple(request.series for request in requests), requests)
 
     def drop(self, watch: str, series: Sequence[str] | None = None) -> None:
         """Forget what waits for a watch, or for some of its series (gone, pinned)."""
-        gone = set(series) if series is not None else None
-        for key in [k for k in self._waiting if k[0] == watch and (gone is None or k[1] in gone)]:
-            del self._waiting[key]
-        if gone is None:
+        if series is None:
+            series = [request.series for request in self.waiting(watch)]
             self._served.pop(watch, None)
+        for one in series:
+            if (watch, one) in self._group_of:
+                self._removed(watch, one)
 
     def waiting(self, watch: str) -> tuple[FitRequest, ...]:
         """What waits for a watch."""
-        return tuple(r for r in self._waiting.values() if r.watch == watch)
+        groups = [members for group, members in self._groups.items() if group[0] == watch]
+        return tuple(request for members in groups for request in members.values())
+
+    def _removed(self, watch: str, series: str) -> FitRequest:
+        group = self._group_of.pop((watch, series))
+        members = self._groups[group]
+        request = members.pop(series)
+        if not members:
+            del self._groups[group]
+        return request
 
     def _refill(self, now_ms: int) -> None:
         if self._refilled_ms is not None:
