@@ -34,9 +34,12 @@ _ESCAPE: Final = re.compile(
     r"|U(?P<U>[0-9a-fA-F]{8})|(?P<oct>[0-3][0-7]{2})|(?P<bad>.))"
 )
 _PLAIN: Final = dict(zip("abfnrtv\\'\"", "\a\b\f\n\r\t\v\\'\"", strict=True))
-# Python's engine knows these and RE2, which Prometheus runs, does not.
+# Escapes and character classes come first, so that what stands in them is not taken for syntax.
+# Python's engine knows ``what`` and RE2, which Prometheus runs, does not.
 _NOT_RE2: Final = re.compile(
-    r"(?<!\\)(?:\\\\)*(?P<what>\(\?(?:=|!|<=|<!|>|\(|P=)|\\[1-9]|[*+?}]\+)"
+    r"(?P<what>\\[1-9]|\(\?(?:=|!|<=|<!|>|\(|P=)|[*+?}]\+)"
+    r"|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]",
+    re.DOTALL,
 )
 
 
@@ -114,10 +117,10 @@ def check_regex(pattern: str) -> None:
     Raises:
         ValueError: one of them cannot.
     """
-    beyond = _NOT_RE2.search(pattern)
+    beyond = next((one["what"] for one in _NOT_RE2.finditer(pattern) if one["what"]), None)
     if beyond is not None:
         raise ValueError(
-            f"{pattern!r} uses {beyond['what']!r}, which RE2, the engine of Prometheus, does not "
+            f"{pattern!r} uses {beyond!r}, which RE2, the engine of Prometheus, does not "
             "have: write it without look-around, back-references and possessive repeats"
         )
     with warnings.catch_warnings():

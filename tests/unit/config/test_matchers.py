@@ -60,7 +60,23 @@ def test_quotes_and_escapes_are_those_of_promql(text: str, value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "pattern", ["api.*", "a|b", "(?i)x", "(?P<n>a)", r"\d+\.\w", "[^a-c]{2,3}", r"a\\+", "x*?", ""]
+    "pattern",
+    [
+        "api.*",
+        "a|b",
+        "(?i)x",
+        "(?P<n>a)",
+        r"\d+\.\w",
+        "[^a-c]{2,3}",
+        r"a\\+",
+        "x*?",
+        "",
+        r"\\1",
+        r"\(?=",
+        "[*+]+",
+        r"[\]*+]",
+        "[]*+]",
+    ],
 )
 def test_a_pattern_of_both_engines_passes(pattern: str) -> None:
     check_regex(pattern)
