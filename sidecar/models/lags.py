@@ -2,24 +2,26 @@
 
 Take it first: it is the most accurate single model that was measured, and by far the cheapest.
 Monitoring series are oscillating, bursty and pulled back to where they were; twelve differences see
-the oscillation, the distances to two running means see the pull.
+the oscillation, the distances to three running means see the pull.
 
 With x[t] the difference y[t] - y[t-1] in units of its root mean square, cut at +-``clip``:
 
     x[t] = m + sum_i w_i (x[t-i] - m)  +  sum_k v_k (mean(y[t-k] .. y[t-1]) - y[t-1]) / sqrt(k)
-    (w, v) = (G + ridge I)^-1 g        G, g the moments of the columns over the history
+    (w, v) = (G + ridge D)^-1 g        G, g the moments of the columns over the history
+    D = diag(1, 2, .., p, 1, .., 1)    what lies further back is believed less
 
 (an autoregression in the manner of Corsi's heterogeneous one, Journal of Financial Econometrics 7,
-2009, on differences). m, the drift, counts only where it stands out by five standard errors, judged
-by the means of blocks. ``on: levels`` takes the levels themselves, around their mean, instead: for
-series that always come back. The moments of lagged columns follow from those of the first by a
-shift, G[i+1,j+1] = G[i,j] + x[p-1-i] x[p-1-j] - x[n-1-i] x[n-1-j], so a fit costs O(T p). A step of
-a forecast goes no further than the largest difference of the history, which keeps an explosive
-recursion sane. With ``online`` the weights follow each new instant by recursive least squares with
-forgetting (Haykin, Adaptive Filter Theory, ch. 10).
+2009, on differences, with the lag-wise shrinkage of Litterman's prior, 1986). m, the drift, counts
+only where it stands out by five standard errors, judged by the means of blocks. ``on: levels`` takes
+the levels themselves, around their mean, instead: for series that always come back. The moments of
+lagged columns follow from those of the first by a shift, G[i+1,j+1] = G[i,j] + x[p-1-i] x[p-1-j] -
+x[n-1-i] x[n-1-j], so a fit costs O(T p). A step of a forecast goes no further than the largest
+difference of the history, which keeps an explosive recursion sane. With ``online`` the weights
+follow each new instant by recursive least squares with forgetting (Haykin, Adaptive Filter Theory,
+ch. 10).
 
-Settings: ``order`` (12), ``means`` ((24, 72)), ``on`` ("differences" or "levels"), ``ridge`` (3),
-``clip`` (3), ``online`` (false), ``forgetting`` (.999), ``level`` of the interval (.95).
+Settings: ``order`` (12), ``means`` ((24, 72, 288)), ``on`` ("differences" or "levels"), ``ridge``
+(1), ``clip`` (3), ``online`` (false), ``forgetting`` (.999), ``level`` of the interval (.95).
 """
 
 from dataclasses import dataclass, replace
@@ -27,7 +29,7 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 
-from sidecar.models.contract import ForecastModel, Intervals, State, as_float, concat
+from sidecar.models.contract import ForecastModel, Intervals, State, as_float, concat, take
 from sidecar.models.features import append, fill_gaps, padded, windows
 from sidecar.models.intervals import around
 from sidecar.models.numeric import BoolArray, IntArray, absorb_new, lead_deviation
@@ -54,9 +56,9 @@ class LagsSettings:
     """See the module."""
 
     order: int = 12
-    means: tuple[int, ...] = (24, 72)
+    means: tuple[int, ...] = (24, 72, 288)
     on: str = "differences"
-    ridge: float = 3.0
+    ridge: float = 1.0
     clip: float = 3.0
     online: bool = False
     forgetting: float = 0.999
@@ -137,7 +139,7 @@ class LagsModel(ForecastModel[LagsState]):
         extras = [_distances(cut, k)[:, order:] for k in self._means]
         weight = None if use.all() else use[:, order:].astype(np.float64)
         moments = _moments(cut, extras, order, weight)
-        weights, inverse, left = moments.solved(settings.ridge, settings.online)
+        weights, inverse, left = moments.solved(self._penalty(), settings.online)
         count = np.maximum(moments.count, 1.0)
         sigma = unit * np.sqrt(np.maximum(left, 0) / count + np.maximum(beyond, 0) / x.shape[1])
         return LagsState(
@@ -152,6 +154,11 @@ class LagsModel(ForecastModel[LagsState]):
             inverse=inverse,
         )
 
+    def _penalty(self) -> FloatArray:
+        """(P,) what is added to the squares of each column."""
+        lags = np.arange(1, self.settings.order + 1)
+        return as_float(self.settings.ridge * np.append(lags, np.ones(len(self._means))))
+
     def update(self, state: LagsState, t_ms: TimeArray, y: FloatArray) -> LagsState:
         return absorb_new(self._absorb, state, t_ms, y)
 
@@ -161,8 +168,11 @@ class LagsModel(ForecastModel[LagsState]):
             seen = np.isfinite(column) & fitted
             if self.settings.online:
                 state = self._learned(state, column, seen & (state.missed == 0))
-            expected = self._path(state, state.buffer, 1)[:, 0]
-            value = np.where(seen, column, np.where(fitted, expected, 0.0))
+            value = np.where(seen, column, 0.0)
+            rows = np.flatnonzero(~seen & fitted)
+            if len(rows):
+                silent = take(state, rows)
+                value[rows] = self._path(silent, silent.buffer, 1)[:, 0]
             buffer = append(state.buffer, value, np.where(seen, state.missed, 0))
             missed = np.where(seen, 0, state.missed + 1)
             state = replace(state, buffer=buffer, missed=missed)
@@ -188,28 +198,39 @@ class LagsModel(ForecastModel[LagsState]):
 
     def _columns(self, state: LagsState, buffer: FloatArray) -> FloatArray:
         """(N, P) what the weights are applied to, for the instant after ``buffer``."""
-        order, per_unit = self.settings.order, _inverse(state.unit)[:, None]
+        totals = np.stack([buffer[:, -k:].sum(axis=1) for k in self._means] or [buffer[:, 0]])
+        return self._columns_of(state, buffer[:, -self.settings.order - 1 :], totals)
+
+    def _columns_of(self, state: LagsState, newest: FloatArray, totals: FloatArray) -> FloatArray:
+        """``_columns`` from the newest order + 1 values and, for each mean, its sum (means, N)."""
+        per_unit = _inverse(state.unit)[:, None]
         if not self._differences:
-            return (buffer[:, : -order - 1 : -1] - state.centre[:, None]) * per_unit
-        lags = np.diff(buffer[:, -order - 1 :], axis=1)[:, ::-1] - state.centre[:, None]
+            return as_float((newest[:, :0:-1] - state.centre[:, None]) * per_unit)
+        lags = np.diff(newest, axis=1)[:, ::-1] - state.centre[:, None]
         pulls = [
-            (buffer[:, -k:].mean(axis=1) - buffer[:, -1] + state.centre * (k - 1) / 2) / np.sqrt(k)
-            for k in self._means
+            (total / k - newest[:, -1] + state.centre * ((k - 1) / 2)) / np.sqrt(k)
+            for k, total in zip(self._means, totals, strict=False)
         ]
         return np.concatenate([lags, *[pull[:, None] for pull in pulls]], axis=1) * per_unit
 
     def _path(self, state: LagsState, buffer: FloatArray, steps: int) -> FloatArray:
         """(N, steps) forecasts from ``buffer``, each built on those before it."""
-        size = buffer.shape[1]
-        values = np.concatenate([buffer, np.empty((len(buffer), steps))], axis=1)
+        size, order = buffer.shape[1], self.settings.order
+        # Measured from the newest value, so that sums of large levels lose no digits.
+        base = buffer[:, -1:]
+        values = np.concatenate([buffer - base, np.empty((len(buffer), steps))], axis=1)
+        state = replace(state, centre=state.centre - (0 if self._differences else base[:, 0]))
+        totals = np.stack([values[:, size - k : size].sum(axis=1) for k in self._means] or [base])
         for at in range(size, size + steps):
-            last = values[:, at - 1]
-            columns = self._columns(state, values[:, at - size : at])
+            columns = self._columns_of(state, values[:, at - order - 1 : at], totals)
             step = np.einsum("np,np->n", state.weights, columns) * state.unit + state.centre
+            last = values[:, at - 1]
             if not self._differences:
                 step -= last
             values[:, at] = last + np.clip(step, -state.bound, state.bound)
-        return values[:, size:]
+            for total, k in zip(totals, self._means, strict=False):
+                total += values[:, at] - values[:, at - k]
+        return values[:, size:] + base
 
     def forecast(self, state: LagsState, t_ms: TimeArray) -> Intervals:
         fitted = np.isfinite(state.sigma)[:, None]
@@ -239,17 +260,18 @@ class Moments:
     square: FloatArray
     count: FloatArray
 
-    def solved(self, ridge: float, inverse: bool) -> tuple[FloatArray, FloatArray, FloatArray]:
+    def solved(
+        self, penalty: FloatArray, inverse: bool
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Weights (N, P), the inverse (N, P, P) if asked for, and the squares left over (N,)."""
-        n, size = self.target.shape
-        matrix = self.columns + ridge * np.eye(size)
+        matrix = self.columns + np.diag(penalty)
         weights = as_float(np.linalg.solve(matrix, self.target[..., None])[..., 0])
         left = (
             self.square
             - 2 * np.einsum("np,np->n", weights, self.target)
             + np.einsum("np,npq,nq->n", weights, self.columns, weights)
         )
-        kept = as_float(np.linalg.inv(matrix)) if inverse else np.empty((n, 0, 0))
+        kept = as_float(np.linalg.inv(matrix)) if inverse else np.empty((len(matrix), 0, 0))
         return weights, kept, left
 
 

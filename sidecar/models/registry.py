@@ -11,6 +11,7 @@ from inspect import Parameter, signature
 from typing import Any, Final
 
 from sidecar.models.arima import ARIMAModel
+from sidecar.models.auto import AutoModel
 from sidecar.models.contract import BaseModel, ForecastModel
 from sidecar.models.custom import CustomModel
 from sidecar.models.holt import ExponentialSmoothingModel
@@ -29,6 +30,7 @@ _MODELS: Final[dict[str, type[ForecastModel[Any]]]] = {
         SGDRegressorModel,
         LagsModel,
         NaiveModel,
+        AutoModel,
     )
 }
 # Models that run behind a seasonal profile: all that do not know the time of day themselves.

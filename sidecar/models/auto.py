@@ -1,0 +1,267 @@
+"""``auto``: several models for each series, and the one that would have served it best.
+
+The default. Most series are served by the median of four members, which is more accurate than any
+of them: a median needs no history to choose by and is wrong only where most members are. It gives
+way to one member alone, or to naive (flat, zero-inflated and step series), only where a back-test
+says so by a clear margin, which also keeps the choice from flapping from one fit to the next.
+
+Members: ``lags`` (twelve differences and three running means), ``far`` (24 differences and the same),
+``levels`` (24 levels; up to 96 steps ahead), ``holt`` (damped, on the newest 288 instants); ``naive``.
+
+    fit     every member on all but the newest B instants; its state is then rolled forward, not
+            refitted, to V origins (at least four), and the mean absolute error over the horizon
+            taken at each. Then every member on everything.
+    choose  the median of the live members, unless some member's error is below (1 - margin) times
+            the median's own.
+    bounds  the median of the members' bounds, or those of the one chosen.
+
+With less history than the back-test needs, the median of whatever could be fitted and naive; with
+less than that, naive alone. ``explain`` says which it was and by what figures.
+
+Settings: ``margin`` (.2), ``origins`` (4), ``horizon_steps`` (the watch's), ``level`` of the
+interval (.95).
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Final
+
+import numpy as np
+
+from sidecar.models.composite import composite, flat, part
+from sidecar.models.contract import ForecastModel, Intervals, State, as_float
+from sidecar.models.holt import ExponentialSmoothingModel
+from sidecar.models.lags import LagsModel
+from sidecar.models.naive import NaiveModel
+from sidecar.models.numeric import IntArray
+from sidecar.models.settings import SHARE, at_least, between, check
+from sidecar.series import FloatArray, TimeArray
+
+HOLT_INSTANTS: Final = 288
+# The back-test takes at most a third of the history and needs this much of it.
+SHORTEST_BACKTEST: Final = 48
+# Fewer values than this are not averaged over: naive serves.
+FEWEST: Final = 10
+MEDIAN: Final = -1
+# Levels decay to their mean, which is no forecast so far ahead.
+LONG_HORIZON: Final = 96
+
+
+@dataclass(frozen=True, slots=True)
+class AutoSettings:
+    """See the module."""
+
+    margin: float = 0.2
+    origins: int = 4
+    horizon_steps: int = 5
+    level: float = 0.95
+
+    def __post_init__(self) -> None:
+        check(
+            self,
+            {
+                "margin": between(0.0, 0.9),
+                "origins": at_least(4),
+                "horizon_steps": at_least(1),
+                "level": SHARE,
+            },
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class AutoState(State):
+    """Beside these, each member's state with its name before the fields.
+
+    Attributes:
+        choice: (N,) int64, the member that serves, ``MEDIAN`` for the median of all.
+        errors: (N, members + 1) mean absolute errors of the back-test, the median's last; NaN
+            where there was none.
+        values: (N,) int64, how many values the fit had.
+    """
+
+    choice: IntArray
+    errors: FloatArray
+    values: IntArray
+
+
+class AutoModel(ForecastModel[AutoState]):
+    """The median of several models, or one of them; see the module."""
+
+    name: ClassVar[str] = "auto"
+    settings_type: ClassVar[type[Any]] = AutoSettings
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings: AutoSettings = AutoSettings(**settings)
+        level = self.settings.level
+        self.members: dict[str, ForecastModel[Any]] = {
+            "lags": LagsModel(level=level),
+            "far": LagsModel(order=24, level=level),
+            "levels": LagsModel(order=24, on="levels", ridge=0.3, level=level),
+            "holt": ExponentialSmoothingModel(damped=True, level=level),
+            "naive": NaiveModel(level=level),
+        }
+        if self.settings.horizon_steps > LONG_HORIZON:
+            del self.members["levels"]
+        self.names = list(self.members)
+        types = {name: member.state_type for name, member in self.members.items()}
+        self.state_type = composite(AutoState, **types)
+
+    def __reduce__(self) -> Any:
+        return _made, (self.settings,)
+
+    @property
+    def min_instants(self) -> int:
+        return self.members["naive"].min_instants
+
+    def fit(self, t_ms: TimeArray, y: FloatArray) -> AutoState:
+        values = np.isfinite(y).sum(axis=1)
+        errors = self._backtest(t_ms, y, values)
+        states = {name: self._fit_member(name, t_ms, y) for name in self.names}
+        return self._state(states, self._choose(errors, values), errors, values)
+
+    def _fit_member(self, name: str, t_ms: TimeArray, y: FloatArray) -> State:
+        newest = slice(-HOLT_INSTANTS if name == "holt" else None, None)
+        state: State = self.members[name].fit(t_ms[newest], y[:, newest])
+        return state
+
+    def _state(
+        self, states: dict[str, State], choice: IntArray, errors: FloatArray, values: IntArray
+    ) -> AutoState:
+        sigma = np.stack([states[name].sigma for name in self.names])
+        chosen = np.where(choice == MEDIAN, _middle(sigma), _pick(sigma, choice))
+        arrays: dict[str, Any] = {}
+        for name, state in states.items():
+            arrays |= flat(name, state)
+        return self.state_type(
+            last_ms=np.max([state.last_ms for state in states.values()], axis=0),
+            sigma=chosen,
+            choice=choice,
+            errors=errors,
+            values=values,
+            **arrays,
+        )
+
+    def _states(self, state: AutoState) -> dict[str, State]:
+        return {name: part(state, name, member.state_type) for name, member in self.members.items()}
+
+    def _backtest(self, t_ms: TimeArray, y: FloatArray, values: IntArray) -> FloatArray:
+        """(N, members + 1) mean absolute errors, the median's last; NaN where not tested."""
+        n, size = y.shape
+        errors = np.full((n, len(self.names) + 1), np.nan)
+        horizon = max(1, min(self.settings.horizon_steps, size // 12))
+        held = max(self.settings.origins * horizon, min(SHORTEST_BACKTEST, size // 6))
+        rows = np.flatnonzero(values >= SHORTEST_BACKTEST + held)
+        if not len(rows) or size <= held:
+            return errors
+        paths, actual = self._rolled(t_ms, y[rows], held, horizon)
+        middle = _middle(paths[: self.names.index("naive")])
+        off = np.abs(np.concatenate([paths, middle[None]]) - actual)
+        known = np.isfinite(actual)
+        count = known.sum(axis=(1, 2))
+        total = np.where(known, off, 0.0).sum(axis=(2, 3))
+        errors[rows] = np.where(count > 0, total / np.maximum(count, 1), np.nan).T
+        return errors
+
+    def _rolled(
+        self, t_ms: TimeArray, y: FloatArray, held: int, horizon: int
+    ) -> tuple[FloatArray, FloatArray]:
+        """Forecasts (members, N, V, H) and actuals (N, V, H) at V origins in the newest ``held``.
+
+        Each member is fitted once, before all of them, and rolled from one to the next.
+        """
+        size = y.shape[1]
+        origins = np.linspace(size - held, size - horizon, self.settings.origins).astype(int)
+        paths = np.empty((len(self.names), len(y), len(origins), horizon))
+        for at, (name, member) in enumerate(self.members.items()):
+            before = size - held
+            state = self._fit_member(name, t_ms[:before], y[:, :before])
+            for v, origin in enumerate(origins):
+                if origin > before:
+                    state = member.update(state, t_ms[before:origin], y[:, before:origin])
+                    before = origin
+                paths[at, :, v] = member.forecast(state, t_ms[origin : origin + horizon]).mean
+        actual = np.stack([y[:, origin : origin + horizon] for origin in origins], axis=1)
+        return paths, actual
+
+    def _choose(self, errors: FloatArray, values: IntArray) -> IntArray:
+        """(N,) the member whose error is least, if it is clearly below the median's own."""
+        singles, median = errors[:, :-1], errors[:, -1]
+        known = np.where(np.isfinite(singles), singles, np.inf)
+        best = np.argmin(known, axis=1)
+        with np.errstate(invalid="ignore"):
+            clear = known[np.arange(len(best)), best] < (1 - self.settings.margin) * median
+        choice = np.where(clear, best, MEDIAN)
+        return np.where(values < FEWEST, self.names.index("naive"), choice)
+
+    def update(self, state: AutoState, t_ms: TimeArray, y: FloatArray) -> AutoState:
+        states = {
+            name: self.members[name].update(one, t_ms, y)
+            for name, one in self._states(state).items()
+        }
+        return self._state(states, state.choice, state.errors, state.values)
+
+    def finetune(self, state: AutoState, t_ms: TimeArray, y: FloatArray) -> AutoState:
+        """Every member learns on; the choice between them stays until the next fit."""
+        states = {
+            name: self.members[name].finetune(one, t_ms, y)
+            for name, one in self._states(state).items()
+        }
+        return self._state(states, state.choice, state.errors, state.values)
+
+    def forecast(self, state: AutoState, t_ms: TimeArray) -> Intervals:
+        paths = np.stack(
+            [
+                (one.mean, one.lower, one.upper)
+                for one in (
+                    self.members[name].forecast(part_state, t_ms)
+                    for name, part_state in self._states(state).items()
+                )
+            ]
+        )
+        chosen = state.choice != MEDIAN
+        single = _pick(paths.swapaxes(1, 2), state.choice).swapaxes(0, 1)
+        # Where nothing was back-tested, naive has a voice in the median.
+        tested = np.isfinite(state.errors[:, -1])
+        paths[self.names.index("naive")][:, tested] = np.nan
+        middle = _middle(paths)
+        mean, lower, upper = np.where(chosen[:, None], single, middle)
+        # The middle of several widths may shrink with the lead; uncertainty does not.
+        below = np.maximum.accumulate(mean - lower, axis=1)
+        above = np.maximum.accumulate(upper - mean, axis=1)
+        return Intervals(mean=mean, lower=mean - below, upper=mean + above)
+
+    def explain(self, state: AutoState) -> list[str]:
+        return [
+            self._line(int(choice), errors, int(values))
+            for choice, errors, values in zip(state.choice, state.errors, state.values, strict=True)
+        ]
+
+    def _line(self, choice: int, errors: FloatArray, values: int) -> str:
+        if values < self.min_instants:
+            return f"nothing: {values} values do not make a history"
+        if values < FEWEST:
+            return f"naive: {values} values, {FEWEST} are needed for more"
+        if not np.isfinite(errors[-1]):
+            return f"median of what fits {values} values: too few for a back-test"
+        best = int(np.nanargmin(errors[:-1]))
+        said = f"{self.names[best]} {errors[best]:.4g}, median {errors[-1]:.4g}"
+        if choice == MEDIAN:
+            return f"median of members: none is clearly better in the back-test ({said})"
+        return f"{self.names[choice]}: clearly better in the back-test ({said})"
+
+
+def _made(settings: AutoSettings) -> AutoModel:
+    return AutoModel(**{f.name: getattr(settings, f.name) for f in fields(settings)})
+
+
+def _middle(stack: FloatArray) -> FloatArray:
+    """The median over the first axis, NaN left out; NaN where all are."""
+    ordered = np.sort(stack, axis=0)
+    count = np.isfinite(ordered).sum(axis=0, keepdims=True)
+    low = np.take_along_axis(ordered, np.maximum(count - 1, 0) // 2, axis=0)
+    high = np.take_along_axis(ordered, np.maximum(count, 1) // 2, axis=0)
+    return as_float((low + (high - low) / 2)[0])
+
+
+def _pick(stack: FloatArray, choice: IntArray) -> FloatArray:
+    """(N, ...) of ``stack`` (members, N, ...) the member that was chosen for each series."""
+    return stack[np.maximum(choice, 0), np.arange(stack.shape[1])]
