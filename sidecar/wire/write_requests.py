@@ -23,7 +23,7 @@ from sidecar.wire.varint import DELIMITED, Buffer, find_fields
 
 # Of one request. Prometheus sends 2,000 samples at a time unless told otherwise.
 MAX_SERIES: Final = 100_000
-MAX_SYMBOLS: Final = 1_000_000
+MAX_SYMBOLS: Final = 400_000
 
 _SERIES_TAG_V1: Final = 1 << 3 | DELIMITED  # WriteRequest.timeseries
 _METADATA_TAG_V1: Final = 3 << 3 | DELIMITED  # WriteRequest.metadata
@@ -129,10 +129,10 @@ def decode_push_v2(body: Buffer, *, max_series: int = MAX_SERIES) -> Pushed:
         WireError: it is malformed, refers to symbols that it does not have, or has too many series
             or symbols.
     """
-    places = list(islice(find_fields(body, 0, len(body), _SYMBOLS_TAG_V2), MAX_SYMBOLS + 1))
-    if len(places) > MAX_SYMBOLS:
+    places = find_fields(body, 0, len(body), _SYMBOLS_TAG_V2)
+    symbols = [read_text(body, start, end) for start, end in islice(places, MAX_SYMBOLS)]
+    if next(places, None) is not None:
         raise WireError(f"more than the {MAX_SYMBOLS} symbols that are allowed at once")
-    symbols = [read_text(body, start, end) for start, end in places]
     assembler = Assembler([ALL_TIME])
     messages = SeriesMessages(
         body,

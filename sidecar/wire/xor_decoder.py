@@ -321,7 +321,7 @@ class _Lanes:
         """Read one variable-length integer of each lane.
 
         Raises:
-            WireError: one is longer than ten bytes.
+            WireError: one does not fit in 64 bits.
         """
         value = np.zeros(len(self._position), dtype=np.uint64)
         more = np.ones(len(self._position), dtype=np.uint64)
@@ -330,6 +330,8 @@ class _Lanes:
             byte = self._bytes.take(at, mode="clip").astype(np.uint64)
             value |= ((byte & _SEVEN_BITS) * more) << np.uint64(7 * place)
             self._position += more * _8
+            if place == _MAX_VARINT_BYTES - 1 and (byte * more > _1).any():
+                break  # the tenth byte holds the 64th bit
             more &= byte >> _7
             if not more.any():
                 return value
