@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Final
 
@@ -40,15 +41,14 @@ def parse_time_ms(text: str) -> int:
     Raises:
         ValueError: neither, or beyond what a timestamp can hold.
     """
-    if _FLOAT.fullmatch(text):
-        seconds = float(text)
-        if abs(seconds) * 1000 <= FAR_MS:
-            return round(seconds * 1000)
-    elif text in _EDGES:
+    if text in _EDGES:
         return _EDGES[text]
-    elif (found := _RFC3339.fullmatch(text)) is not None:
-        whole = datetime.fromisoformat(found[1] + found[3].replace("Z", "+00:00"))
-        return round(whole.timestamp()) * 1000 + int((found[2] or "0").ljust(3, "0")[:3])
+    with suppress(ValueError, OverflowError):  # a thirteenth month
+        if _FLOAT.fullmatch(text) and abs(float(text)) * 1000 <= FAR_MS:
+            return round(float(text) * 1000)
+        if (found := _RFC3339.fullmatch(text)) is not None:
+            whole = datetime.fromisoformat(found[1] + found[3].replace("Z", "+00:00"))
+            return round(whole.timestamp()) * 1000 + int((found[2] or "0").ljust(3, "0")[:3])
     raise ValueError(f'cannot parse "{text}" to a valid timestamp')
 
 

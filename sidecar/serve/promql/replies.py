@@ -74,7 +74,7 @@ def read_reply(body: bytes) -> Reply:
         result_type, rows = found["data"]
         notes = [tuple(str(one) for one in found[key] or ()) for key in ("warnings", "infos")]
         return Reply(str(result_type), tuple(rows), notes[0], notes[1])
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Garbage(f"not an answer to a query: {error}") from None
 
 
@@ -166,7 +166,10 @@ def _read_row(cursor: _Cursor) -> Row:
     labels, metric, points, rest = LabelSet(()), "{}", "", ""
     for key in cursor.members():
         if key == "metric":
-            labels = LabelSet.of(cursor.value())
+            found = cursor.value()
+            if not isinstance(found, dict):
+                raise Garbage("a series whose labels are no object")
+            labels = LabelSet.of(found)
             metric = cursor.text[cursor.began : cursor.at]
         elif key == "values":
             points = _points(cursor)
