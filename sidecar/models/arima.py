@@ -35,6 +35,7 @@ from sidecar.models.numeric import (
     gaussian_intervals,
     lead_deviation,
     missing_at_end,
+    without_towers,
 )
 from sidecar.models.recursion import impulse_response, polynomial
 from sidecar.series import FloatArray, TimeArray
@@ -50,6 +51,8 @@ class ArimaSettings:
 
     Attributes:
         p, d, q: orders of the autoregressive part, differencing and moving average.
+        robust: pull back residuals that are out of all proportion before the fit, so that a spike
+            leaves little behind; ``false`` is plain least squares.
         level: share of outcomes the prediction interval is to cover.
 
     Raises:
@@ -59,6 +62,7 @@ class ArimaSettings:
     p: int = 3
     d: int = 1
     q: int = 1
+    robust: bool = True
     level: float = 0.95
 
     def __post_init__(self) -> None:
@@ -99,8 +103,10 @@ class ARIMAModel(ForecastModel[ArimaState]):
     name = "arima"
     state_type = ArimaState
 
-    def __init__(self, *, p: int = 3, d: int = 1, q: int = 1, level: float = 0.95) -> None:
-        self.settings = ArimaSettings(p=p, d=d, q=q, level=level)
+    def __init__(
+        self, *, p: int = 3, d: int = 1, q: int = 1, robust: bool = True, level: float = 0.95
+    ) -> None:
+        self.settings = ArimaSettings(p, d, q, robust, level)
         self._family = family(p, d, q)
 
     @property
@@ -110,6 +116,7 @@ class ARIMAModel(ForecastModel[ArimaState]):
 
     def fit(self, t_ms: TimeArray, y: FloatArray, warm: ArimaState | None = None) -> ArimaState:
         """As the contract says; ``warm`` is an earlier state of the same series to start from."""
+        y = without_towers(y) if self.settings.robust else y
         state = self._unfitted(len(y))
         enough = np.flatnonzero(np.isfinite(y).sum(axis=1) >= self.min_instants)
         if len(enough) == 0:
@@ -117,7 +124,8 @@ class ARIMAModel(ForecastModel[ArimaState]):
         start = None if warm is None else _partials(take(warm, enough))
         prepared = arma.prepare(y[enough])
         drift = drift_of(prepared, self.settings.d)
-        fitted = arma.fit(self._family, prepared.without_trend(drift, self.settings.d), start)
+        level = prepared.without_trend(drift, self.settings.d)
+        fitted = arma.fit(self._family, level, robust=self.settings.robust, warm=start)
         return put(state, enough, self._state(fitted, prepared, drift, t_ms[-1]))
 
     def update(self, state: ArimaState, t_ms: TimeArray, y: FloatArray) -> ArimaState:

@@ -24,7 +24,11 @@ frequencies of periodogram x |Phi|^2 / |Theta|^2: one matrix product for all ser
 (Whittle, Arkiv for Matematik 2, 1953).
 
 A missing sample has residual zero: its instant is left out of the sums, and x holds there what the
-model itself expects (``impute``), so the state moves on by its own forecast.
+model itself expects, so the state moves on by its own forecast. A robust fit pulls residuals back
+that are out of all proportion, before the search (both in ``replay``): a residual beyond ``REACH``
+deviations counts as that much, the next one after it as ``GROWTH`` times that, and so on,
+so a spike leaves little behind and a new level is followed within a few instants (after Gelper,
+Fried and Croux, Robust forecasting with exponential and Holt-Winters smoothing, 2010).
 """
 
 from collections.abc import Callable
@@ -41,13 +45,15 @@ from sidecar.models.numeric import (
     missing_at_end,
     solve,
 )
-from sidecar.models.recursion import deconvolve_twice, polynomial
+from sidecar.models.recursion import deconvolve_twice, follow, polynomial
 from sidecar.series import FloatArray
 
 CHUNK = 512  # series worked on at once: their rows then stay in the nearest caches
-STEPS = 16  # of the search at most
+STEPS, WARM_STEPS = 16, 2  # of the search at most
 TOLERANCE = 1e-4  # a search ends when its next step promises a smaller fall in the cost
 BLOCKS, CERTAIN = 8, 10.0  # see ``certain_drift``
+REACH = 4.0  # see above
+NORMAL = float(np.sqrt(np.pi / 2.0))  # deviation over mean size of normal residuals
 IMPUTATIONS = 2  # how often gaps are filled anew by the model and the model fitted again
 
 
@@ -172,12 +178,11 @@ class Problem:
         return Problem(self.x[:, rows], self.begin[rows], weight)
 
 
-def make_problem(family: Family, prepared: Prepared) -> Problem:
-    """Difference, and turn time-major."""
-    z = np.ascontiguousarray(prepared.z.T)
-    first = first_present(prepared.present)
+def make_problem(family: Family, z: FloatArray, present: BoolArray) -> Problem:
+    """From the time-major series ``z`` (T, N); ``present`` is (N, T)."""
+    first = first_present(present)
     begin = np.minimum(first + family.skipped, len(z) - 1)
-    weight = (prepared.present | (np.arange(len(z)) < first[:, None])).T.astype(np.float64)
+    weight = (present | (np.arange(len(z)) < first[:, None])).T.astype(np.float64)
     return Problem(
         x=differenced(z, family.differences, begin),
         begin=begin,
@@ -400,84 +405,89 @@ class Fit:
 KEPT = 16  # newest values that a ``Fit`` keeps, enough for the past of every family
 
 
-def fit(
-    family: Family, prepared: Prepared, warm: FloatArray | None = None, steps: int = STEPS
-) -> Fit:
+def fit(family: Family, prepared: Prepared, *, robust: bool, warm: FloatArray | None = None) -> Fit:
     """Fit every row by least squares.
 
     Args:
+        robust: pull back what is out of all proportion, as the module's text says.
         warm: (P, N) parameters to start from; columns with NaN start afresh.
-        steps: at most so many evaluations after the first.
     """
-    problem = make_problem(family, prepared)
-    params = search(family, problem, first_params(family, problem, warm), steps)
-    z = prepared.z[:, -KEPT:].copy()
-    e = np.empty_like(z)
-    cost = np.empty(len(z))
-    for rows in chunks(np.arange(len(z))):
-        part = problem.rows(rows)
-        newest = residuals(family, part, family.coefficients(params[:, rows])).e
-        e[rows], cost[rows] = newest[-KEPT:].T, _inner(newest, newest)
-    fitted = Fit(params, z, e, cost, _deviation(family, prepared, cost))
-    if problem.weight is None:
-        return fitted
-    gappy = np.flatnonzero((problem.weight == 0.0).any(axis=0))
-    return fitted.with_rows(
-        gappy, fit_with_gaps(family, prepared.rows(gappy), problem.rows(gappy), params[:, gappy])
-    )
-
-
-def _deviation(family: Family, prepared: Prepared, cost: FloatArray) -> FloatArray:
-    spent = len(family.lower) + family.projected
-    return np.asarray(np.sqrt(cost / np.maximum(prepared.present.sum(axis=1) - spent, 1)))
-
-
-def fit_with_gaps(family: Family, prepared: Prepared, problem: Problem, params: FloatArray) -> Fit:
-    """Fill the gaps by what the model with ``params`` expects, fit again, and so on."""
     z = np.ascontiguousarray(prepared.z.T)
-    for _ in range(IMPUTATIONS):
-        z, _ = impute(family, problem, z, params)
+    problem = make_problem(family, z, prepared.present)
+    params = first_params(family, problem, warm)
+    if robust:
+        for rows in chunks(np.arange(len(params.T))):
+            z[:, rows], _ = replay(
+                family, problem.rows(rows), z[:, rows], params[:, rows], robust=True
+            )
         problem = replace(problem, x=differenced(z, family.differences, problem.begin))
-        params = search(family, problem, params, STEPS)
-    z, e = impute(family, problem, z, params)
+    params = search(family, problem, params, STEPS if warm is None else WARM_STEPS)
+    return finish(family, problem, z, params, prepared.present.sum(axis=1))
+
+
+def finish(
+    family: Family, problem: Problem, z: FloatArray, params: FloatArray, count: IntArray
+) -> Fit:
+    """The fit with ``params``; series with gaps are filled and fitted anew first."""
+    e = np.empty((len(z), len(count)))
+    for rows in chunks(np.arange(len(count))):
+        coefficients = family.coefficients(params[:, rows])
+        e[:, rows] = residuals(family, problem.rows(rows), coefficients).e
+    if problem.weight is not None:
+        gappy = np.flatnonzero((problem.weight == 0.0).any(axis=0))
+        filled = fit_gaps(family, problem.rows(gappy), z[:, gappy], params[:, gappy])
+        params[:, gappy], z[:, gappy], e[:, gappy] = filled
     cost = _inner(e, e)
-    deviation = _deviation(family, prepared, cost)
+    spent = len(family.lower) + family.projected
+    deviation = np.sqrt(cost / np.maximum(count - spent, 1))
     return Fit(params, z[-KEPT:].T.copy(), e[-KEPT:].T.copy(), cost, deviation)
 
 
-def impute(
+def fit_gaps(
     family: Family, problem: Problem, z: FloatArray, params: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Fill the gaps by what the model with ``params`` expects, fit again, and so on.
+
+    Returns:
+        params, z and e.
+    """
+    for _ in range(IMPUTATIONS):
+        z, _ = replay(family, problem, z, params)
+        problem = replace(problem, x=differenced(z, family.differences, problem.begin))
+        params = search(family, problem, params, STEPS)
+    return params, *replay(family, problem, z, params)
+
+
+def replay(
+    family: Family, problem: Problem, z: FloatArray, params: FloatArray, *, robust: bool = False
 ) -> tuple[FloatArray, FloatArray]:
-    """What the model with ``params`` expects at missing instants, and all one-step residuals.
+    """The series as the model with ``params`` takes it, one instant after the other.
 
     Args:
         z: (T, N), anything where the weight of ``problem`` is zero.
+        robust: pull residuals back that are out of all proportion.
 
     Returns:
-        z with missing values replaced, and e, each (T, N).
+        z with missing values as expected and outliers pulled back, and the residuals that are left,
+        each (T, N).
     """
-    assert problem.weight is not None
     coefficients = family.coefficients(params)
-    c = residuals(family, problem, coefficients).c
-    z, x, e = z.copy(), np.zeros_like(z), np.zeros_like(z)
-    undo = -polynomial(family.differences)[1:, None]
-    columns = np.arange(z.shape[1])
-    for t in range(len(z)):
-        age = t - problem.begin
-        young = (age >= 0) & (age < family.projected)
-        expected = _lagged(coefficients.ar, x, t) + _lagged(coefficients.ma, e, t)
-        expected[young] += c[age[young], columns[young]]
-        base = _lagged(undo, z, t)
-        live, present = age >= 0, problem.weight[t] > 0.0
-        z[t] = np.where(present, z[t], base + np.where(live, expected, 0.0))
-        x[t] = np.where(live, z[t] - base, 0.0)
-        e[t] = np.where(live & present, x[t] - expected, 0.0)
-    return z, e
+    judged = residuals(family, problem, coefficients)
+    return follow(
+        coefficients.ar,
+        coefficients.ma,
+        polynomial(family.differences),
+        z,
+        problem.begin,
+        judged.c,
+        problem.weight,
+        REACH * _usual(judged.e, problem) if robust else None,
+    )
 
 
-def _lagged(coefficients: FloatArray, series: FloatArray, t: int) -> FloatArray:
-    """Sum of coefficient x series at t - 1, t - 2, ...; nothing before the start."""
-    total = np.zeros(series.shape[1])
-    for coefficient, values in zip(coefficients, series[:t][::-1], strict=False):
-        total += coefficient * values
-    return total
+def _usual(e: FloatArray, problem: Problem) -> FloatArray:
+    """(N,) the deviation of normal residuals of the same mean size, the largest cut first."""
+    size = np.abs(_weighted([e], problem.weight)[0])
+    count = len(e) if problem.weight is None else problem.weight.sum(axis=0)
+    usual = size.sum(axis=0) / count * NORMAL
+    return np.asarray(np.minimum(size, REACH * usual).sum(axis=0) / count * NORMAL)

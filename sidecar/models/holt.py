@@ -33,6 +33,7 @@ from sidecar.models.numeric import (
     gaussian_intervals,
     lead_deviation,
     missing_at_end,
+    without_towers,
 )
 from sidecar.series import FloatArray, TimeArray
 
@@ -52,6 +53,8 @@ class HoltSettings:
         initial: where the recursion starts: ``first`` at the first sample, without a trend unless
             the whole history has one beyond doubt; ``fitted`` at the level and trend with the least
             sum of squares, as the textbook has it.
+        robust: pull back residuals that are out of all proportion before the fit, so that a spike
+            leaves little behind; ``false`` is plain least squares.
         level: share of outcomes the prediction interval is to cover.
 
     Raises:
@@ -60,6 +63,7 @@ class HoltSettings:
 
     damped: Damped = "auto"
     initial: Initial = "first"
+    robust: bool = True
     level: float = 0.95
 
     def __post_init__(self) -> None:
@@ -96,9 +100,14 @@ class ExponentialSmoothingModel(ForecastModel[HoltState]):
     state_type = HoltState
 
     def __init__(
-        self, *, damped: Damped = "auto", initial: Initial = "first", level: float = 0.95
+        self,
+        *,
+        damped: Damped = "auto",
+        initial: Initial = "first",
+        robust: bool = True,
+        level: float = 0.95,
     ) -> None:
-        self.settings = HoltSettings(damped=damped, initial=initial, level=level)
+        self.settings = HoltSettings(damped, initial, robust, level)
 
     @property
     def min_instants(self) -> int:
@@ -106,6 +115,7 @@ class ExponentialSmoothingModel(ForecastModel[HoltState]):
 
     def fit(self, t_ms: TimeArray, y: FloatArray, warm: HoltState | None = None) -> HoltState:
         """As the contract says; ``warm`` is an earlier state of the same series to start from."""
+        y = without_towers(y) if self.settings.robust else y
         state = _unfitted(len(y))
         enough = np.flatnonzero(np.isfinite(y).sum(axis=1) >= self.min_instants)
         if len(enough) == 0:
@@ -119,7 +129,7 @@ class ExponentialSmoothingModel(ForecastModel[HoltState]):
             straight, _ = self._fit_straight(prepared, None if warm is None else warm[:PHI])
             return straight
         family = FAMILIES[True, self.settings.initial]
-        fitted = arma.fit(family, prepared, warm)
+        fitted = arma.fit(family, prepared, robust=self.settings.robust, warm=warm)
         state = _state(fitted, prepared, fitted.params[PHI], np.zeros(len(fitted.cost)))
         edge = np.flatnonzero(fitted.params[PHI] >= family.upper[PHI])
         if self.settings.damped is True or len(edge) == 0:
@@ -136,7 +146,8 @@ class ExponentialSmoothingModel(ForecastModel[HoltState]):
         if self.settings.initial == "first":
             drift = arma.certain_drift(prepared)
         family = FAMILIES[False, self.settings.initial]
-        fitted = arma.fit(family, prepared.without_trend(drift, 1), warm)
+        detrended = prepared.without_trend(drift, 1)
+        fitted = arma.fit(family, detrended, robust=self.settings.robust, warm=warm)
         return _state(fitted, prepared, np.ones(len(drift)), drift), fitted.cost
 
     def update(self, state: HoltState, t_ms: TimeArray, y: FloatArray) -> HoltState:

@@ -9,6 +9,8 @@ from scipy.special import ndtri
 from sidecar.models.contract import Intervals, S, put, take
 from sidecar.series import FloatArray, TimeArray
 
+TOWER = 10.0  # see ``without_towers``
+
 BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.int64]
 
@@ -31,6 +33,28 @@ def interpolate(y: FloatArray, present: BoolArray) -> FloatArray:
     low, high = np.take_along_axis(y, before, axis=1), np.take_along_axis(y, after, axis=1)
     share = (columns - before) / np.maximum(after - before, 1)
     return np.where(present.any(axis=1, keepdims=True), low + share * (high - low), 0.0)
+
+
+def without_towers(y: FloatArray) -> FloatArray:
+    """``y`` (N, T) with values that tower over all others of their row as missing.
+
+    That is up to one in a hundred values (at least one) that lie more than ``TOWER`` times the
+    range of the others outside it: a counter that was read wrongly, not a busy minute.
+    """
+    filled = interpolate(y, np.isfinite(y))
+    size = np.abs(filled - filled.mean(axis=1, keepdims=True))
+    rows = np.flatnonzero(
+        size.max(axis=1) > 0.5 * TOWER * size.mean(axis=1)
+    )  # few, and all of them
+    if len(rows) == 0:
+        return y
+    few = max(1, y.shape[1] // 100)
+    ordered = np.sort(filled[rows], axis=1)
+    low, high = ordered[:, few, None], ordered[:, -1 - few, None]
+    room = TOWER * (high - low)
+    calm = y.copy()
+    calm[rows] = np.where((y[rows] < low - room) | (y[rows] > high + room), np.nan, y[rows])
+    return calm
 
 
 def first_present(present: BoolArray) -> IntArray:

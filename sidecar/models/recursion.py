@@ -8,7 +8,10 @@ bandwidth above; ``sidecar.models.arma`` therefore works on chunks of series tha
 
 import numpy as np
 
+from sidecar.models.numeric import IntArray
 from sidecar.series import FloatArray
+
+GROWTH = 1.5  # by how much more the next residual may exceed the limit after one that did
 
 
 def deconvolve_twice(ma: FloatArray, x: FloatArray, start: int) -> None:
@@ -38,6 +41,91 @@ def deconvolve_twice(ma: FloatArray, x: FloatArray, start: int) -> None:
         for lag, coefficient in lags:
             multiply(coefficient, rows[t - lag], product)
             subtract(row, product, row)
+
+
+def follow(
+    ar: FloatArray,
+    ma: FloatArray,
+    difference: FloatArray,
+    z: FloatArray,
+    begin: IntArray,
+    start: FloatArray,
+    weight: FloatArray | None,
+    limit: FloatArray | None,
+) -> tuple[FloatArray, FloatArray]:
+    """The series as an ARIMA model takes it, one instant after the other.
+
+    A missing value becomes what the model expects, and a residual is pulled back to ``limit``; to
+    ``GROWTH`` times the limit right after one that was, and so on.
+
+    Args:
+        ar, ma: (p, N), (q, N). difference: (d + 1,) the lag polynomial (1 - L)^d.
+        z: (T, N) the series. weight: (T, N) zero where it is missing, or None where nowhere.
+        begin: (N,) from where on there are residuals; before it z stays as it is.
+        start: (k, N) what the unknown past adds to the first k expected values.
+        limit: (N,) largest residual, or None for any.
+
+    Returns:
+        z as taken, and the residuals, each (T, N).
+    """
+    T, N = z.shape
+    pad, settled = max(len(ar), len(ma), len(difference)), int(begin.max(initial=0)) + len(start)
+    z = np.concatenate([np.zeros((pad, N)), z])
+    x, e = np.zeros((2, pad + T, N))
+    undo = [(-coefficient, z, lag) for lag, coefficient in enumerate(difference) if lag > 0]
+    past = [(coefficient, x, lag) for lag, coefficient in enumerate(ar, start=1)]
+    past += [(coefficient, e, lag) for lag, coefficient in enumerate(ma, start=1)]
+    base, expected, product = np.empty((3, N))
+    bound = None if limit is None else limit.copy()
+    for now in range(pad, pad + T):
+        _weigh(undo, now, base, product)
+        _weigh(past, now, expected, product)
+        if now - pad < settled:
+            _begin(now - pad - begin, start, z[now], base, expected)
+        error = e[now]
+        np.subtract(z[now], base, out=error)
+        np.subtract(error, expected, out=error)
+        if weight is not None:
+            np.multiply(error, weight[now - pad], out=error)
+        if bound is not None and limit is not None:
+            _pull_back(error, bound, limit)
+        np.add(expected, error, out=x[now])
+        np.add(base, x[now], out=z[now])
+    return z[pad:], e[pad:]
+
+
+def _weigh(
+    terms: list[tuple[FloatArray, FloatArray, int]],
+    now: int,
+    total: FloatArray,
+    product: FloatArray,
+) -> None:
+    """total = sum of coefficient x series[now - lag]."""
+    if not terms:
+        total.fill(0.0)
+    for i, (coefficient, series, lag) in enumerate(terms):
+        np.multiply(coefficient, series[now - lag], out=product if i else total)
+        if i:
+            np.add(total, product, out=total)
+
+
+def _begin(
+    age: IntArray, start: FloatArray, values: FloatArray, base: FloatArray, expected: FloatArray
+) -> None:
+    """Add the start to what is expected; before it expect what is there. In place."""
+    for k, addition in enumerate(start):
+        np.add(expected, addition, out=expected, where=age == k)
+    np.copyto(base, values, where=age < 0)
+    np.copyto(expected, 0.0, where=age < 0)
+
+
+def _pull_back(error: FloatArray, bound: FloatArray, limit: FloatArray) -> None:
+    """Cut ``error`` to +-bound, and set the bound for the next instant. In place."""
+    inside = np.clip(error, -bound, bound)
+    cut = inside != error
+    np.copyto(error, inside)
+    bound *= GROWTH
+    np.copyto(bound, limit, where=~cut)
 
 
 def impulse_response(ar: FloatArray, ma: FloatArray, size: int) -> FloatArray:

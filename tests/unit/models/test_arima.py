@@ -78,7 +78,7 @@ def run(model: ARIMAModel, y: FloatArray, horizon: int = 5) -> Intervals:
 def test_sigma_and_forecast_are_the_textbook_recursion_s(order: tuple[int, int, int]) -> None:
     p, d, q = order
     y = correlated(1) + 100.0
-    model = ARIMAModel(p=p, d=d, q=q)
+    model = ARIMAModel(p=p, d=d, q=q, robust=False)
     state = model.fit(instants(T), y)
     result = model.forecast(state, instants(6, int(instants(T)[-1])))
     for row in range(len(y)):
@@ -96,7 +96,7 @@ def test_missing_instants_have_no_residual_and_the_state_moves_on(
 ) -> None:
     p, d, q = order
     y = gaps(correlated(2) + 100.0)
-    model = ARIMAModel(p=p, d=d, q=q)
+    model = ARIMAModel(p=p, d=d, q=q, robust=False)
     state = model.fit(instants(T), y)
     result = model.forecast(state, instants(6, int(instants(T)[-1])))
     assert state.missed.tolist() == [0, 0, 0, 4, 0]
@@ -140,7 +140,7 @@ def test_partial_autocorrelations_and_coefficients_are_one_to_one() -> None:
 
 
 def test_update_is_the_textbook_recursion() -> None:
-    y, model = correlated(7), ARIMAModel(p=2, d=1, q=2)
+    y, model = correlated(7), ARIMAModel(p=2, d=1, q=2, robust=False)
     state = model.fit(instants(T - 10), y[:, : T - 10])
     y[2, -6:-3] = np.nan
     moved = model.update(state, instants(10, (T - 10) * MINUTE_MS), y[:, -10:])
@@ -233,6 +233,24 @@ def test_a_warm_start_ends_where_a_cold_one_does() -> None:
     cold = model.fit(instants(T), y)
     warm = model.fit(instants(T), y, warm=take(cold, np.arange(len(y))))
     np.testing.assert_allclose(warm.sigma, cold.sigma, rtol=1e-3)
+
+
+def test_a_spike_leaves_the_forecast_as_it_was() -> None:
+    y = correlated(16)
+    spiked = y.copy()
+    spiked[:, 60] += 1000.0 * y.std(axis=1)
+    spiked[:, -1] -= 1000.0 * y.std(axis=1)
+    plain, after = run(ARIMAModel(), y), run(ARIMAModel(), spiked)
+    sigma = ARIMAModel().fit(instants(T), y).sigma
+    assert (np.abs(after.mean[:, 0] - plain.mean[:, 0]) < 8.0 * sigma).all()
+
+
+def test_a_new_level_is_followed_by_a_robust_fit() -> None:
+    y = np.random.default_rng(17).normal(size=(4, T))
+    y[:, -20:] += 50.0
+    for robust in (True, False):
+        result = run(ARIMAModel(p=1, d=1, q=1, robust=robust), y)
+        np.testing.assert_allclose(result.mean[:, 0], 50.0, atol=5.0)
 
 
 def test_no_series_at_all_is_fine() -> None:

@@ -82,7 +82,8 @@ def test_the_state_is_what_the_textbook_recursion_reaches(
     damped: Any, initial: Any, holes: Callable[[FloatArray], FloatArray]
 ) -> None:
     y = holes(wander(1) + 100.0)
-    state = ExponentialSmoothingModel(damped=damped, initial=initial).fit(instants(T), y)
+    model = ExponentialSmoothingModel(damped=damped, initial=initial, robust=False)
+    state = model.fit(instants(T), y)
     for row in range(len(y)):
         values = y[row, np.flatnonzero(~np.isnan(y[row]))[0] :]
         smoothing = (float(state.alpha[row]), float(state.beta[row]), float(state.phi[row]))
@@ -100,7 +101,8 @@ def test_the_state_is_what_the_textbook_recursion_reaches(
 @pytest.mark.parametrize("initial", ["first", "fitted"])
 def test_no_smoothing_nearby_explains_the_series_better(damped: Any, initial: Any) -> None:
     y = wander(2)
-    state = ExponentialSmoothingModel(damped=damped, initial=initial).fit(instants(T), y)
+    model = ExponentialSmoothingModel(damped=damped, initial=initial, robust=False)
+    state = model.fit(instants(T), y)
 
     def cost(row: int, alpha: float, ratio: float, phi: float) -> float:
         smoothing = (alpha, alpha * ratio, phi)
@@ -206,7 +208,26 @@ def test_a_warm_start_ends_where_a_cold_one_does() -> None:
     y, model = wander(10), ExponentialSmoothingModel(damped=True)
     cold = model.fit(instants(T), y)
     warm = model.fit(instants(T), y, warm=cold)
-    np.testing.assert_allclose(warm.sigma, cold.sigma, rtol=1e-4)
+    np.testing.assert_allclose(warm.sigma, cold.sigma, rtol=1e-3)
+
+
+def test_a_spike_leaves_the_forecast_as_it_was() -> None:
+    y = wander(12)
+    spiked = y.copy()
+    spiked[:, 60] += 1000.0 * y.std(axis=1)
+    spiked[:, -1] -= 1000.0 * y.std(axis=1)
+    model = ExponentialSmoothingModel()
+    plain, after = run(model, y), run(model, spiked)
+    sigma = model.fit(instants(T), y).sigma
+    assert (np.abs(after.mean[:, 0] - plain.mean[:, 0]) < 8.0 * sigma).all()
+
+
+@pytest.mark.parametrize("robust", [True, False])
+def test_a_new_level_is_followed(robust: bool) -> None:
+    y = np.random.default_rng(13).normal(size=(4, T))
+    y[:, -20:] += 50.0
+    result = run(ExponentialSmoothingModel(robust=robust), y)
+    np.testing.assert_allclose(result.mean[:, 0], 50.0, atol=5.0)
 
 
 def test_no_series_at_all_is_fine() -> None:
