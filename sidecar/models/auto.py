@@ -5,8 +5,9 @@ of them: a median needs no history to choose by and is wrong only where most mem
 way to one member alone, or to naive (flat, zero-inflated and step series), only where a back-test
 says so by a clear margin, which also keeps the choice from flapping from one fit to the next.
 
-Members: ``lags`` (twelve differences and three running means), ``far`` (24 differences and the same),
-``levels`` (24 levels; up to 96 steps ahead), ``holt`` (damped, on the newest 288 instants); ``naive``.
+Members: ``lags`` (twelve differences and three running means), ``far`` (24 differences and the
+means), ``levels`` (24 levels; up to 96 steps ahead), ``holt`` (damped, on the newest 288 instants);
+and ``naive``.
 
     fit     every member on all but the newest B instants; its state is then rolled forward, not
             refitted, to V origins (at least four), and the mean absolute error over the horizon

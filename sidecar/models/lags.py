@@ -12,13 +12,13 @@ With x[t] the difference y[t] - y[t-1] in units of its root mean square, cut at 
 
 (an autoregression in the manner of Corsi's heterogeneous one, Journal of Financial Econometrics 7,
 2009, on differences, with the lag-wise shrinkage of Litterman's prior, 1986). m, the drift, counts
-only where it stands out by five standard errors, judged by the means of blocks. ``on: levels`` takes
-the levels themselves, around their mean, instead: for series that always come back. The moments of
-lagged columns follow from those of the first by a shift, G[i+1,j+1] = G[i,j] + x[p-1-i] x[p-1-j] -
-x[n-1-i] x[n-1-j], so a fit costs O(T p). A step of a forecast goes no further than the largest
-difference of the history, which keeps an explosive recursion sane. With ``online`` the weights
-follow each new instant by recursive least squares with forgetting (Haykin, Adaptive Filter Theory,
-ch. 10).
+only where it stands out by five standard errors, judged by the means of blocks. ``on: levels``
+takes the levels themselves, around their mean, instead: for series that always come back. The
+moments of lagged columns follow from those of the first by a shift, G[i+1,j+1] = G[i,j] +
+x[p-1-i] x[p-1-j] - x[n-1-i] x[n-1-j], so a fit costs O(T p). A step of a forecast goes no further
+than the largest difference of the history, which keeps an explosive recursion sane. With ``online``
+the weights follow each new instant by recursive least squares with forgetting (Haykin, Adaptive
+Filter Theory, ch. 10).
 
 Settings: ``order`` (12), ``means`` ((24, 72, 288)), ``on`` ("differences" or "levels"), ``ridge``
 (1), ``clip`` (3), ``online`` (false), ``forgetting`` (.999), ``level`` of the interval (.95).
@@ -130,10 +130,10 @@ class LagsModel(ForecastModel[LagsState]):
         fitted = observed.sum(axis=1) >= self.min_instants
         use = observed[:, 1:] & observed[:, :-1] if self._differences else observed
         raw = np.diff(filled, axis=1) if self._differences else filled - _mean(filled)
-        unit = _unit(raw, filled)
-        x = raw * _inverse(unit)[:, None]
+        unit = unit_of(raw, filled)
+        x = raw * reciprocal(unit)[:, None]
         cut = np.clip(x, -settings.clip, settings.clip) if self._differences else x
-        centre = _drift(cut) if self._differences else np.zeros(len(y))
+        centre = drift_of(cut) if self._differences else np.zeros(len(y))
         beyond = _squares(x) - _squares(cut)
         cut -= centre[:, None]
         extras = [_distances(cut, k)[:, order:] for k in self._means]
@@ -146,7 +146,7 @@ class LagsModel(ForecastModel[LagsState]):
             last_ms=np.where(fitted, t_ms[-1], 0),
             sigma=np.where(fitted, sigma, np.nan),
             missed=np.argmax(observed[:, ::-1], axis=1),
-            buffer=_newest(filled, self._length),
+            buffer=newest(filled, self._length),
             unit=unit,
             centre=centre * unit if self._differences else _mean(filled)[:, 0],
             bound=np.abs(np.diff(filled, axis=1)).max(axis=1),
@@ -182,7 +182,7 @@ class LagsModel(ForecastModel[LagsState]):
         """The weights after one step of recursive least squares, in the rows to ``use``."""
         columns = self._columns(state, state.buffer)
         origin = state.buffer[:, -1] + state.centre if self._differences else state.centre
-        target = (np.where(use, y, origin) - origin) * _inverse(state.unit)
+        target = (np.where(use, y, origin) - origin) * reciprocal(state.unit)
         if self._differences:
             target = np.clip(target, -self.settings.clip, self.settings.clip)
         error = target - np.einsum("np,np->n", state.weights, columns)
@@ -203,7 +203,7 @@ class LagsModel(ForecastModel[LagsState]):
 
     def _columns_of(self, state: LagsState, newest: FloatArray, totals: FloatArray) -> FloatArray:
         """``_columns`` from the newest order + 1 values and, for each mean, its sum (means, N)."""
-        per_unit = _inverse(state.unit)[:, None]
+        per_unit = reciprocal(state.unit)[:, None]
         if not self._differences:
             return as_float((newest[:, :0:-1] - state.centre[:, None]) * per_unit)
         lags = np.diff(newest, axis=1)[:, ::-1] - state.centre[:, None]
@@ -336,7 +336,7 @@ def _distances(x: FloatArray, k: int) -> FloatArray:
     return as_float((total / k - level[:, :-1]) / np.sqrt(k))
 
 
-def _drift(x: FloatArray) -> FloatArray:
+def drift_of(x: FloatArray) -> FloatArray:
     """(N,) the mean of ``x`` (N, m), as far as it stands out from the means of its blocks."""
     size = x.shape[1]
     block = max(1, min(DRIFT_BLOCK, size // 4))
@@ -350,13 +350,13 @@ def _drift(x: FloatArray) -> FloatArray:
     return np.where(sure, mean * (1 - DRIFT_ERRORS**2 * error / np.where(sure, mean**2, 1.0)), 0.0)
 
 
-def _unit(x: FloatArray, values: FloatArray) -> FloatArray:
+def unit_of(x: FloatArray, values: FloatArray) -> FloatArray:
     """(N,) root mean square of ``x``; 0 where that is only what rounding leaves of ``values``."""
     unit = np.sqrt(_squares(x) / x.shape[1])
     return np.where(unit > 1e-14 * np.abs(values).max(axis=1), unit, 0.0)
 
 
-def _inverse(values: FloatArray) -> FloatArray:
+def reciprocal(values: FloatArray) -> FloatArray:
     """1 / value, 0 where the value is 0."""
     return np.where(values > 0, 1.0 / np.where(values > 0, values, 1.0), 0.0)
 
@@ -369,7 +369,7 @@ def _squares(x: FloatArray) -> FloatArray:
     return as_float(np.einsum("nt,nt->n", x, x))
 
 
-def _newest(values: FloatArray, length: int) -> FloatArray:
+def newest(values: FloatArray, length: int) -> FloatArray:
     """(N, length) the newest values; the first repeated where there are fewer."""
     missing = length - values.shape[1]
     if missing > 0:

@@ -4,21 +4,26 @@ Take it where behaviour changes slowly and the model should follow between fits:
 corrects the weights a little. ``lags`` forecasts as well from fewer columns; take ``sgd`` for the
 time columns and the online learning that users of the name expect.
 
-The target is the next difference in units of the series' mean absolute difference; the columns,
-standardised, are for a target instant t (all of them from before t, but for the clock at t):
+The target is the next difference in units of its root mean square, cut at three of them, measured
+from the drift (as in ``lags``). The columns are, for a target instant t (all of them from before t,
+but for the clock at t):
 
-    n_lags differences d[t-n] .. d[t-1]
+    n_lags differences d[t-1] .. d[t-n], nearest first
     mean of the n_lags newest values, measured from the newest; their standard deviation
     sine and cosine of the hour of day and of the day of week at t
 
-A fit solves the ridge normal equations, which is where stochastic gradient descent would end:
-(X'X + l2 I) w = X'y. The hour of day is learned from two days of history on, the day of week from
-two weeks. An update is one normalised step for each new instant, finite for any scale:
-w += m e x / (1 + |x|^2), where m = 1 - (1 - learning_rate)^epochs and e is the one-step residual,
-cut at four deviations. (Haykin, Adaptive Filter Theory, ch. 6: normalised LMS.) A forecast repeats
-the one-step forecast on its own output: each feature row is built anew from the values.
+divided by their spread. A fit solves the ridge normal equations, which is where stochastic gradient
+descent would end: (X'X + l2 D) w = X'y over the lags and the mean, D = diag(1, 2, .., n_lags, 1),
+so that what lies further back is believed less. The standard deviation and the clock act as a drift
+for as long as they last, which a long forecast adds up: like the drift itself they get a weight
+only where what the lags leave speaks for it by five standard errors, the hour of day from two days
+of history on, the day of week from two weeks. An update is one normalised step for each new
+instant, finite for any scale: w += m e x / (1 + |x|^2), where m = 1 - (1 - learning_rate)^epochs
+and e is the one-step residual, cut at four deviations. (Haykin, Adaptive Filter Theory, ch. 6:
+normalised LMS.) A forecast repeats the one-step forecast on its own output: each feature row is
+built anew from the values.
 
-Settings: ``n_lags`` (lookback / granularity), ``learning_rate`` (.002), ``epochs`` (1), ``l2`` (3),
+Settings: ``n_lags`` (lookback / granularity), ``learning_rate`` (.002), ``epochs`` (1), ``l2`` (5),
 ``timezone`` (the watch's), ``level`` of the interval (.95).
 """
 
@@ -39,14 +44,20 @@ from sidecar.models.features import (
     windows,
 )
 from sidecar.models.intervals import around
+from sidecar.models.lags import drift_of, newest, reciprocal, unit_of
 from sidecar.models.numeric import BoolArray, IntArray, absorb_new, lead_deviation
 from sidecar.models.settings import POSITIVE, SHARE, TIMEZONE, at_least, between, check
 from sidecar.series import FloatArray, TimeArray
 
-CHUNK: Final = 128
+CHUNK: Final = 64
+# A history of two days ends an instant short of them.
+ALMOST: Final = 0.97
 # Beyond this many missed instants a forecast grows no more uncertain.
 LONGEST_GAP: Final = 288
 OUTLIER: Final = 4.0
+CLIP: Final = 3.0
+# What a shock of one may become in one step: explosive weights still give finite widths.
+LARGEST_RESPONSE: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +67,7 @@ class SGDSettings:
     n_lags: int = 30
     learning_rate: float = 0.002
     epochs: int = 1
-    l2: float = 3.0
+    l2: float = 5.0
     timezone: str = "UTC"
     level: float = 0.95
 
@@ -80,19 +91,20 @@ class SGDState(State):
     Attributes:
         missed: (N,) int64, instants since the newest value.
         buffer: (N, n_lags + 1) the newest values, newest last; forecasts where none was seen.
-        unit: (N,) mean absolute difference, the unit of target and columns.
-        bound: (N,) the largest difference a step may forecast, in units.
+        unit: (N,) root mean square difference, the unit of target and columns.
+        drift: (N,) per instant, in the series' unit.
+        bound: (N,) the largest difference a step may forecast, in the series' unit.
         weights: (N, P) of the standardised columns, P = n_lags + 6.
-        intercept: (N,) mean difference, in units.
-        centre, spread: (N, P) of the columns; a spread of 0 is a column never seen to vary.
+        centre, spread: (N, P) of the columns; a spread of 0 is a column never seen to vary. Lags
+            and the mean are measured from 0, so that no weight of theirs can stand for a drift.
     """
 
     missed: IntArray
     buffer: FloatArray
     unit: FloatArray
+    drift: FloatArray
     bound: FloatArray
     weights: FloatArray
-    intercept: FloatArray
     centre: FloatArray
     spread: FloatArray
 
@@ -114,65 +126,79 @@ class SGDRegressorModel(ForecastModel[SGDState]):
     def fit(self, t_ms: TimeArray, y: FloatArray) -> SGDState:
         filled, observed = fill_gaps(padded(y, self.min_instants))
         fitted = observed.sum(axis=1) >= self.min_instants
-        unit = np.abs(np.diff(filled, axis=1)).mean(axis=1)
-        unit = np.where(unit > 1e-13 * np.abs(filled).max(axis=1), unit, 0.0)
-        times = cyclic(_earlier(t_ms, filled.shape[1]), self.settings.timezone)
-        # Columns that have not been round twice say nothing yet.
-        span = int(t_ms[-1] - t_ms[0])
-        times[:, :2] *= span >= 2 * DAY_MS - (DAY_MS >> 4)
-        times[:, 2:] *= span >= 2 * WEEK_MS - (WEEK_MS >> 4)
-        n_lags = self.settings.n_lags
-        early = np.concatenate([np.repeat(filled[:, :1], n_lags + 1, axis=1), filled], axis=1)
+        raw = np.diff(filled, axis=1)
+        unit = unit_of(raw, filled)
+        cut = np.clip(raw * reciprocal(unit)[:, None], -CLIP, CLIP)
+        drift = drift_of(cut) * unit
+        # The values as they would be had no difference been cut, held at the first before it.
+        early = np.zeros((len(filled), self.settings.n_lags + 2))
+        levels = np.concatenate([early, np.cumsum(cut * unit[:, None], axis=1)], axis=1)
+        times = self._clock(t_ms, filled.shape[1])
         parts = [
-            self._solved(early[rows], observed[rows], times, unit[rows]) for rows in _chunks(len(y))
+            self._solved(levels[rows], observed[rows], times, unit[rows], drift[rows])
+            for rows in _chunks(len(y))
         ]
-        weights, intercept, centre, spread, error = (
-            np.concatenate(column) for column in zip(*parts, strict=True)
-        )
-        steps = np.abs(np.diff(filled, axis=1)).max(axis=1)
-        last = early[:, -(n_lags + 1) :].copy()
+        weights, centre, spread, error = (np.concatenate(one) for one in zip(*parts, strict=True))
+        beyond = np.einsum("nt,nt->n", raw, raw) / raw.shape[1]
+        beyond -= np.einsum("nt,nt->n", cut, cut) / raw.shape[1] * unit**2
         return SGDState(
             last_ms=np.where(fitted, t_ms[-1], 0),
-            sigma=np.where(fitted, error * unit, np.nan),
+            sigma=np.where(fitted, np.sqrt((error * unit) ** 2 + np.maximum(beyond, 0.0)), np.nan),
             missed=np.argmax(observed[:, ::-1], axis=1),
-            buffer=last,
+            buffer=newest(filled, self.settings.n_lags + 1),
             unit=unit,
-            bound=steps / np.where(unit > 0, unit, 1.0),
+            drift=drift,
+            bound=np.abs(raw).max(axis=1),
             weights=weights,
-            intercept=intercept,
             centre=centre,
             spread=spread,
         )
 
+    def _clock(self, t_ms: TimeArray, size: int) -> FloatArray:
+        """(size, 4) the clock up to the newest instant; zeros where it has not been round twice."""
+        step = int(t_ms[1] - t_ms[0]) if len(t_ms) > 1 else 1
+        instants = t_ms[-1] + step * np.arange(1 - size, 1, dtype=np.int64)
+        times = cyclic(instants, self.settings.timezone)
+        span = int(instants[-1] - instants[0])
+        times[:, :2] *= span >= ALMOST * 2 * DAY_MS
+        times[:, 2:] *= span >= ALMOST * 2 * WEEK_MS
+        return times
+
     def _solved(
-        self, early: FloatArray, observed: BoolArray, times: FloatArray, unit: FloatArray
-    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray]:
-        """weights, intercept, centre, spread and the one-step deviation in units."""
+        self,
+        levels: FloatArray,
+        observed: BoolArray,
+        times: FloatArray,
+        unit: FloatArray,
+        drift: FloatArray,
+    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """weights, centre, spread, and the one-step deviation in units."""
         n_lags, size = self.settings.n_lags, observed.shape[1]
         # Rows that reach back before the first value are used only where there are few others.
         first = n_lags + 1 if size - n_lags > 2 * (n_lags + N_EXTRA) else 1
-        seen = windows(early, n_lags + 1)[:, first:size]
-        X = _columns(seen, times[first:], unit[:, None])
-        divisor = np.where(unit > 0, unit, 1.0)[:, None]
-        target = np.diff(early[:, n_lags + first :], axis=1) / divisor
+        seen = windows(levels, n_lags + 1)[:, first:size]
+        X = _columns(seen, times[first:], unit[:, None], drift[:, None])
+        target = np.diff(levels[:, n_lags + first :], axis=1) - drift[:, None]
+        target *= reciprocal(unit)[:, None]
         use = (observed[:, first:] & observed[:, first - 1 : -1]).astype(np.float64)
         count = np.maximum(use.sum(axis=1), 1.0)
         centre = np.einsum("nt,ntp->np", use, X) / count[:, None]
-        intercept = np.einsum("nt,nt->n", use, target) / count
+        centre[:, : n_lags + 1] = 0.0
         X -= centre[:, None, :]
-        target -= intercept[:, None]
         X *= use[..., None]
         target *= use
         spread = np.sqrt(np.einsum("ntp,ntp->np", X, X) / count[:, None])
         spread[spread < 1e-9] = 0.0
-        X *= _inverse(spread)[:, None, :]
-        gram = X.transpose(0, 2, 1) @ X
-        gram += self.settings.l2 * np.eye(gram.shape[1])
-        moments = X.transpose(0, 2, 1) @ target[..., None]
-        weights = as_float(np.linalg.solve(gram, moments)[..., 0])
-        rest = target - (X @ weights[..., None])[..., 0]
-        error = np.sqrt(np.einsum("nt,nt->n", rest, rest) / count)
-        return weights, intercept, centre, spread, error
+        X *= reciprocal(spread)[:, None, :]
+        lags, others = X[..., : n_lags + 1], X[..., n_lags + 1 :]
+        penalty = self.settings.l2 * np.append(np.arange(1, n_lags + 1), 1)
+        matrix = lags.transpose(0, 2, 1) @ lags + np.diag(penalty)
+        solved = np.linalg.solve(matrix, lags.transpose(0, 2, 1) @ target[..., None])
+        rest = target - (lags @ solved)[..., 0]
+        sure = [drift_of(rest * others[..., at]) for at in range(others.shape[2])]
+        weights = np.concatenate([solved[..., 0], np.stack(sure, axis=1)], axis=1)
+        rest = rest - np.einsum("ntp,np->nt", others, weights[:, n_lags + 1 :])
+        return weights, centre, spread, np.sqrt(np.einsum("nt,nt->n", rest, rest) / count)
 
     def update(self, state: SGDState, t_ms: TimeArray, y: FloatArray) -> SGDState:
         return absorb_new(self._absorb, state, t_ms, y)
@@ -199,10 +225,9 @@ class SGDRegressorModel(ForecastModel[SGDState]):
         times = np.concatenate([times, np.repeat(times[-1:], extra, axis=0)])[: len(times) + extra]
         shocked = state.buffer.copy()
         shocked[:, -1] += sigma
-        free = replace(state, bound=np.full_like(state.bound, np.inf))
+        free = replace(state, bound=LARGEST_RESPONSE * sigma)
         moved = _path(free, shocked, times) - _path(free, state.buffer, times)
-        effect = np.where(np.isfinite(moved), moved, 0.0) / sigma[:, None]
-        return np.concatenate([np.ones((1, len(sigma))), effect.T[:-1]])
+        return np.concatenate([np.ones((1, len(sigma))), (moved / sigma[:, None]).T[:-1]])
 
 
 def _chunks(n: int) -> list[slice]:
@@ -210,44 +235,40 @@ def _chunks(n: int) -> list[slice]:
     return [slice(at, at + CHUNK) for at in range(0, max(n, 1), CHUNK)]
 
 
-def _inverse(values: FloatArray) -> FloatArray:
-    """1 / value, 0 where the value is 0."""
-    return np.where(values > 0, 1.0 / np.where(values > 0, values, 1.0), 0.0)
-
-
-def _columns(buffer: FloatArray, times: FloatArray, unit: FloatArray) -> FloatArray:
+def _columns(
+    buffer: FloatArray, times: FloatArray, unit: FloatArray, drift: FloatArray
+) -> FloatArray:
     """(..., P) the columns, not yet standardised, from the n_lags + 1 values before the target."""
-    offset = buffer[..., 1:] - buffer[..., -1:]
-    values = np.concatenate(
-        [
-            np.diff(buffer, axis=-1),
-            offset.mean(axis=-1, keepdims=True),
-            offset.std(axis=-1, keepdims=True),
-        ],
-        axis=-1,
-    )
-    values *= _inverse(unit)[..., None]
-    clock = np.broadcast_to(times, (*values.shape[:-1], times.shape[-1]))
-    return np.concatenate([values, clock], axis=-1)
+    size = buffer.shape[-1]
+    level = buffer - buffer[..., -1:] + drift[..., None] * np.arange(size)[::-1]
+    values = level[..., 1:]
+    scale = np.sqrt(size - 1)
+    parts = [
+        np.diff(level, axis=-1)[..., ::-1],
+        values.mean(axis=-1, keepdims=True) / scale,
+        values.std(axis=-1, keepdims=True) / scale,
+    ]
+    columns = np.concatenate(parts, axis=-1) * reciprocal(unit)[..., None]
+    clock = np.broadcast_to(times, (*columns.shape[:-1], times.shape[-1]))
+    return np.concatenate([columns, clock], axis=-1)
 
 
 def _standardised(state: SGDState, buffer: FloatArray, clock: FloatArray) -> FloatArray:
-    columns = _columns(buffer, clock, state.unit)
-    return (columns - state.centre) * _inverse(state.spread)
+    columns = _columns(buffer, clock, state.unit, state.drift)
+    return as_float((columns - state.centre) * reciprocal(state.spread))
 
 
 def _step(state: SGDState, x: FloatArray) -> FloatArray:
-    """(N,) the next difference, in units."""
-    step: FloatArray = state.intercept + np.einsum("np,np->n", state.weights, x)
-    return np.clip(step, -state.bound, state.bound)
+    """(N,) the next difference, in the series' unit."""
+    step = np.einsum("np,np->n", state.weights, x) * state.unit + state.drift
+    return as_float(np.clip(step, -state.bound, state.bound))
 
 
 def _path(state: SGDState, buffer: FloatArray, times: FloatArray) -> FloatArray:
     """(N, H) forecasts from ``buffer``, each step built on the one before."""
     path = np.empty((len(buffer), len(times)))
     for h, clock in enumerate(times):
-        step = _step(state, _standardised(state, buffer, clock))
-        path[:, h] = buffer[:, -1] + step * state.unit
+        path[:, h] = buffer[:, -1] + _step(state, _standardised(state, buffer, clock))
         buffer = np.concatenate([buffer[:, 1:], path[:, h : h + 1]], axis=1)
     return path
 
@@ -257,21 +278,14 @@ def _learned(state: SGDState, y: FloatArray, clock: FloatArray, gain: float) -> 
     x = _standardised(state, state.buffer, clock)
     step = _step(state, x)
     seen = np.isfinite(y) & np.isfinite(state.sigma)
-    residual = (np.where(seen, y, 0.0) - state.buffer[:, -1]) * _inverse(state.unit) - step
-    cut = OUTLIER * state.sigma * _inverse(state.unit)
-    residual = np.where(seen & (state.missed == 0), np.clip(residual, -cut, cut), 0.0)
+    residual = np.where(seen, y, 0.0) - state.buffer[:, -1] - step
+    residual = np.clip(residual, -OUTLIER * state.sigma, OUTLIER * state.sigma)
+    residual = np.where(seen & (state.missed == 0), residual * reciprocal(state.unit), 0.0)
     move = gain * residual / (1 + np.einsum("np,np->n", x, x))
-    value = np.where(seen, y, state.buffer[:, -1] + step * state.unit)
+    value = np.where(seen, y, state.buffer[:, -1] + step)
     return replace(
         state,
         missed=np.where(seen, 0, state.missed + 1),
         buffer=append(state.buffer, value, np.where(seen, state.missed, 0)),
         weights=state.weights + move[:, None] * x,
-        intercept=state.intercept + move,
     )
-
-
-def _earlier(t_ms: TimeArray, size: int) -> TimeArray:
-    """``size`` instants up to the newest, as far apart as the given ones."""
-    step = int(t_ms[1] - t_ms[0]) if len(t_ms) > 1 else 1
-    return np.asarray(t_ms[-1] + step * np.arange(1 - size, 1), np.int64)
