@@ -246,6 +246,7 @@ class Running:
         ports = Ports(
             reader=self._reader,
             trainer=self._trainer,
+            memory=self._store,
             in_thread=self.in_thread,
             now_ms=_now_ms,
             lookback_delta_ms=self._lookback_delta_ms,

@@ -11,28 +11,24 @@ instants since then are replayed, so that ``expected`` has no hole and nothing i
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sidecar.config import WatchConfig
 from sidecar.cycle import (
     Advance,
     CycleRules,
-    SampleReader,
-    align,
     due_instant_ms,
-    read_start_ms,
     run_cycle,
 )
 from sidecar.duration import format_duration
-from sidecar.errors import DataError, SidecarError
+from sidecar.errors import DataError, SidecarError, StoreError
 from sidecar.ingest.checks import scrape_interval_ms, staleness_ms
 from sidecar.ingest.counters import looks_like_counter
-from sidecar.ingest.history import HistoryBuilder
 from sidecar.known import Fitted, Known, adopt, begin
 from sidecar.learning import drift
 from sidecar.learning.drift import DriftSettings, Severity, Threshold
@@ -42,18 +38,16 @@ from sidecar.learning.worker import ModelSpec
 from sidecar.models.contract import ForecastModel, State, from_arrays, take
 from sidecar.models.registry import ModelContext, build
 from sidecar.names import Reason
+from sidecar.past import Past, SourceReader, rows_of
 from sidecar.publish.publisher import InThread, WatchPublisher
 from sidecar.remote.backoff import BackoffSettings, delay_s
 from sidecar.series import (
-    Grid,
     LabelSet,
-    Matcher,
-    MatchOp,
     RawSeries,
-    Selector,
     SeriesBatch,
     index_by_labels,
 )
+from sidecar.snapshot import pack, recipe, unpack
 from sidecar.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -61,26 +55,24 @@ log = logging.getLogger(__name__)
 FORGET_MS: Final = 3_600_000
 # A stock receiver takes samples that are up to an hour behind its newest; five minutes are margin.
 RECEIVER_WINDOW_MS: Final = 55 * 60_000
-# So many values of history at most are held for one batch of fits: 96 MB.
-HISTORY_VALUES: Final = 12_000_000
-LEAST_HISTORY: Final = 1_440
-# Above this many series the whole selector is read again rather than each of them.
-READ_ONE_BY_ONE: Final = 24
 # How long a fit that went wrong, rather than lacked data, waits for its next try.
 RETRY_FIT_MS: Final = 600_000
 # How many of the newest instants stay at hand, so that a fit can catch up with those that came
 # while it ran: five minutes at one second, an hour at one minute.
 LEAST_AT_HAND: Final = 60
 AT_HAND_MS: Final = 300_000
+SAVE_EVERY_MS: Final = 60_000
 AGAIN: Final = BackoffSettings(base_s=1.0, cap_s=30.0)
 
 
-class SourceReader(SampleReader, Protocol):
-    """A reader that also reads long ranges piece by piece, oldest first."""
+class Memory(Protocol):
+    """Where a watch keeps what it knows over a restart; called in a thread."""
 
-    def read_slices(
-        self, selector: Selector, start_ms: int, end_ms: int
-    ) -> AsyncIterator[list[RawSeries]]: ...
+    def put_runtime(
+        self, name: str, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]
+    ) -> None: ...
+
+    def get_runtime(self, name: str) -> tuple[dict[str, NDArray[Any]], dict[str, Any]] | None: ...
 
 
 @dataclass(frozen=True)
@@ -95,6 +87,7 @@ class Ports:
 
     reader: SourceReader
     trainer: Trainer
+    memory: Memory
     in_thread: InThread
     now_ms: Callable[[], int]
     lookback_delta_ms: Callable[[], int]
@@ -140,6 +133,9 @@ class Watch:
         self._cron = CronTrigger(
             Cron(config.cron, timezone), offset_ms=spread_ms(config.id, RETRY_FIT_MS)
         )
+        self._past = Past(
+            ports.reader, ports.in_thread, config.training_window_ms, self.model.longest_fit
+        )
         self._rules: CycleRules | None = None
         self._first_history: SeriesBatch | None = None
         self._first: set[str] = set()
@@ -147,6 +143,7 @@ class Watch:
         self._retry_ms: dict[str, int] = {}
         self._fitted: list[Fitted] = []
         self._failures = 0
+        self._saved_ms = 0
 
     # What the trainer asks and tells
 
@@ -170,8 +167,8 @@ class Watch:
         labels = [one for one in known.labels if one.key in wanted]
         held = self._first_history
         if held is None or held.grid.end_ms != known.origin_ms or not wanted <= self._first:
-            held = await self._read_history(rules, labels, known)
-        return await self._ports.in_thread(_rows_of, held, labels)
+            held = await self._past.of_series(rules, labels, known.origin_ms, len(known.labels))
+        return await self._ports.in_thread(rows_of, held, labels)
 
     def deliver(self, fitted: Fitted) -> None:
         """Called by the trainer; put into service before the next cycle."""
@@ -230,8 +227,7 @@ class Watch:
                 Reason.GAP, f"{labels}: the version is older than the training window: retrain it"
             )
         if missed > 0:
-            past = await self._read_past(rules, _only(labels), known.origin_ms, 1)
-            past = await self._ports.in_thread(_rows_of, past, [labels])
+            past = await self._past.of_series(rules, [labels], known.origin_ms, 1)
             instants = since_ms + step_ms * np.arange(1, missed + 1, dtype=np.int64)
             values = np.full((1, missed), np.nan)
             values[:, -past.grid.size :] = past.values[:, -missed:]
@@ -329,6 +325,7 @@ class Watch:
         self.known, self.latest = known, result
         self._ask_for_fits(result)
         self._log(result)
+        await self._save()
         return result
 
     async def _begun(self, instant_ms: int) -> bool:
@@ -342,12 +339,14 @@ class Watch:
             return False
         self._rules = rules = await self._ruled(found)
         self.publisher.transformed(rules.transform)
+        if await self._remembered(rules, instant_ms):
+            return True
         labels = sorted(one.labels for one in found)[: rules.max_series]
         end_ms = await self._history_end_ms(labels, instant_ms)
-        history = await self._read_past(rules, self.config.selector, end_ms, len(labels))
+        history = await self._past.of_selector(rules, self.config.selector, end_ms, len(labels))
         if not history.labels:
             return False
-        history = await self._ports.in_thread(_rows_of, history, history.labels[: rules.max_series])
+        history = await self._ports.in_thread(rows_of, history, history.labels[: rules.max_series])
         width = max(LEAST_AT_HAND, self.config.n_lags, AT_HAND_MS // rules.granularity_ms)
         self.known = await self._ports.in_thread(
             begin, self.model, history, width, self.config.horizon_steps
@@ -359,6 +358,42 @@ class Watch:
         self._ports.trainer.ask(self.watch_id, sorted(self._first), Trigger.FIRST, Mode.FULL)
         await self._first_done.wait()
         return True
+
+    async def _remembered(self, rules: CycleRules, instant_ms: int) -> bool:
+        """Go on from what an earlier run left, if it is of this recipe and not too long ago."""
+        try:
+            kept = await self._ports.in_thread(self._ports.memory.get_runtime, self.watch_id)
+            if kept is None:
+                return False
+            made_by = recipe(rules, self.model, self.config.model_params)
+            known = await self._ports.in_thread(unpack, *kept, self.model, made_by)
+        except StoreError as error:
+            log.warning("watch %s begins anew: %s", self.title, error)
+            return False
+        if known is None:
+            log.info("watch %s has another recipe now and begins anew", self.title)
+            return False
+        if not 0 <= instant_ms - known.origin_ms <= RECEIVER_WINDOW_MS:
+            return False
+        self.known = known
+        self._saved_ms = self._ports.now_ms()
+        self._ports.trainer.enrol(self)
+        log.info("watch %s goes on with %d series as it was left", self.title, len(known.labels))
+        return True
+
+    async def _save(self) -> None:
+        """Keep what is known, now and then; a restart replays what came since."""
+        now_ms = self._ports.now_ms()
+        if now_ms - self._saved_ms < SAVE_EVERY_MS:
+            return
+        self._saved_ms = now_ms
+        known, rules = self._learned
+        made_by = recipe(rules, self.model, self.config.model_params)
+        try:
+            arrays, meta = await self._ports.in_thread(pack, known, made_by)
+            await self._ports.in_thread(self._ports.memory.put_runtime, self.watch_id, arrays, meta)
+        except StoreError as error:
+            log.warning("watch %s: not kept for a restart: %s", self.title, error)
 
     async def _found(self, instant_ms: int) -> list[RawSeries]:
         """What the selector matches at present."""
@@ -403,38 +438,6 @@ class Watch:
         if written is None or not 0 <= instant_ms - written <= RECEIVER_WINDOW_MS:
             return instant_ms
         return written // self.config.granularity_ms * self.config.granularity_ms
-
-    async def _read_history(
-        self, rules: CycleRules, labels: Sequence[LabelSet], known: Known
-    ) -> SeriesBatch:
-        if len(labels) > READ_ONE_BY_ONE:
-            return await self._read_past(
-                rules, self.config.selector, known.origin_ms, len(known.labels)
-            )
-        parts = [
-            await self._read_past(rules, _only(one), known.origin_ms, len(labels)) for one in labels
-        ]
-        values = [part.values for part in parts]
-        return SeriesBatch(
-            tuple(one for part in parts for one in part.labels),
-            parts[0].grid,
-            np.concatenate(values),
-        )
-
-    async def _read_past(
-        self, rules: CycleRules, selector: Selector, end_ms: int, count: int
-    ) -> SeriesBatch:
-        """The training window of everything a selector matches, on the grid."""
-        step_ms = rules.granularity_ms
-        size = min(self.config.training_window_ms // step_ms, self.model.longest_fit)
-        size = max(2, min(size, max(LEAST_HISTORY, HISTORY_VALUES // max(1, count))))
-        grid = Grid(end_ms, step_ms, size)
-        start_ms = read_start_ms(replace(rules, overlap_ms=0), grid.start_ms)
-        reach_ms = 2 * step_ms + rules.staleness_ms
-        builder = HistoryBuilder(grid, partial(align, rules), reach_ms)
-        async for raw in self._ports.reader.read_slices(selector, start_ms, end_ms):
-            await self._ports.in_thread(builder.add, raw)
-        return await self._ports.in_thread(builder.finish)
 
     # Between two cycles
 
@@ -518,15 +521,3 @@ class Watch:
             format_duration(self.config.horizon_ms),
             f", {len(result.outcomes)} instants caught up" if len(result.outcomes) > 1 else "",
         )
-
-
-def _only(labels: LabelSet) -> Selector:
-    """A selector for one series (and those that have all its labels and more)."""
-    return Selector(tuple(Matcher(name, MatchOp.EQUAL, value) for name, value in labels.pairs))
-
-
-def _rows_of(batch: SeriesBatch, labels: Sequence[LabelSet]) -> SeriesBatch:
-    """Some series of a batch, in its order; those that are not in it are left out."""
-    at = index_by_labels(batch.labels)
-    rows = np.array([at[one] for one in labels if one in at], dtype=np.int64)
-    return SeriesBatch(tuple(batch.labels[row] for row in rows), batch.grid, batch.values[rows])
