@@ -46,6 +46,8 @@ FIRST_LOOK: Final = 20
 # 1 / (2 f(m)) at the median m of the absolute value of a normal, as a share of m.
 SCALE_GAIN: Final = 1.1663
 MAE_TO_SIGMA: Final = 1.2533
+# Standard error of a normal's median, in sigma / sqrt(n).
+MEDIAN_ERROR: Final = 1.2533
 # The reference learns nothing while one of the sums is above this: two large residuals in a row, or
 # more smaller ones, may be the beginning of what is to be found.
 CALM: Final = 2.0
@@ -241,7 +243,7 @@ def assess(
         mae, level: (N,), as ``scores.rolling`` gives them; NaN until enough was judged.
     """
     state = _burnt_in(state, residual)
-    up, down = _sums(state, residual)
+    up, down = _sums(state, residual, level)
     alarm = _entered(np.maximum(up, down), CUSUM_H, CUSUM_H / 2, state.alarm)
     severity = _severity(state, settings, mae, level)
     state = replace(state, up=up, down=down, alarm=alarm, severity=severity)
@@ -335,9 +337,11 @@ def from_arrays(arrays: Mapping[str, NDArray[Any]]) -> DriftState:
 def robust_centre_and_scale(residuals: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Median and 1.4826 MAD of each row of ``residuals`` (N, K), NaN left out.
 
-    The scale stays between 0.5 and 1.2533 of the mean absolute deviation: on a series that is
-    mostly at rest the MAD is 0, and each ordinary spike would count as the largest possible
-    surprise; over 30 instants the MAD may come out half as large again, which hides a shift.
+    The median is moved towards 0 by two of its standard errors (and not beyond 0): most models have
+    no bias, and one that is only sampling error would hide a shift to its own side. The scale is at
+    most what the mean deviation says (over 30 instants the MAD may come out half as large again),
+    and at least half of the 80 % quantile: where a third of the residuals are spikes the MAD is 0,
+    and each spike would count as the largest possible surprise.
     """
     centre, scale = np.full(len(residuals), np.nan), np.full(len(residuals), np.nan)
     known = np.isfinite(residuals)
@@ -346,10 +350,11 @@ def robust_centre_and_scale(residuals: FloatArray) -> tuple[FloatArray, FloatArr
         rows = np.where(known[some], residuals[some], np.nan)
         middle = np.nanmedian(rows, axis=1)
         deviations = np.abs(rows - middle[:, None])
-        centre[some] = middle
-        mean = np.nanmean(deviations, axis=1)
-        mad = np.nanmedian(deviations, axis=1)
-        scale[some] = np.clip(MAD_TO_SIGMA * mad, mean / 2, MAE_TO_SIGMA * mean)
+        mad, high = np.nanquantile(deviations, (0.5, 0.8), axis=1)
+        most = MAE_TO_SIGMA * np.nanmean(deviations, axis=1)
+        scale[some] = np.maximum(np.minimum(MAD_TO_SIGMA * mad, most), high / 2)
+        unsure = 2 * MEDIAN_ERROR * scale[some] / np.sqrt(known[some].sum(axis=1))
+        centre[some] = np.sign(middle) * np.maximum(np.abs(middle) - unsure, 0.0)
     return centre, scale
 
 
@@ -367,13 +372,15 @@ def _severity(
     return np.where(np.isnan(mae), state.severity, severity)
 
 
-def _sums(state: DriftState, residual: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _sums(
+    state: DriftState, residual: FloatArray, level: FloatArray
+) -> tuple[FloatArray, FloatArray]:
     """The two CUSUMs after one residual; they stop growing at 2 h, so that they can come down."""
     usable = np.isfinite(residual) & np.isfinite(state.scale)
+    scale = np.fmax(state.scale, ROUNDING * level)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        z = np.where(residual == state.centre, 0.0, (residual - state.centre) / state.scale).clip(
-            -CUSUM_CLIP, CUSUM_CLIP
-        )
+        z = np.where(residual == state.centre, 0.0, (residual - state.centre) / scale)
+        z = z.clip(-CUSUM_CLIP, CUSUM_CLIP)
     up = np.clip(state.up + z - CUSUM_K, 0.0, 2 * CUSUM_H)
     down = np.clip(state.down - z - CUSUM_K, 0.0, 2 * CUSUM_H)
     return np.where(usable, up, state.up), np.where(usable, down, state.down)
