@@ -189,7 +189,11 @@ class Running:
         return troubles[0] if troubles else "no model serves yet"
 
     def status(self) -> Mapping[str, Any]:
-        return series_facts(self.watches)
+        return series_facts(self.watches, self.rejected())
+
+    def rejected(self) -> frozenset[LabelSet]:
+        """Output series that a receiver refuses at present."""
+        return frozenset(one for writer in self._writers for one in writer.quarantined())
 
     # Building
 
@@ -430,7 +434,7 @@ class Running:
         yield Reading("sentinel_watches", {(): len(self.watches)})
         states = count_states(self.watches)
         yield Reading("sentinel_series", {(state,): n for state, n in states.items()})
-        reasons = count_reasons(self.watches)
+        reasons = count_reasons(self.watches, self.rejected())
         yield Reading("sentinel_no_prediction", {(why,): n for why, n in reasons.items()})
         yield Reading("sentinel_training_queue_length", {(): self._trainer.waiting})
         yield Reading("sentinel_worker_restarts_total", {(): self._pool.stats.restarts})

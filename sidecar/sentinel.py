@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 from sidecar.config import SentinelConfig
 from sidecar.errors import SidecarError
 from sidecar.running import SHUTDOWN_S, Progress, Running
-from sidecar.serve.status import series_facts
 
 __all__ = ["Progress", "Sentinel"]
 
@@ -70,7 +69,7 @@ class Sentinel:
     def status(self) -> dict[str, dict[str, Any]]:
         """Facts of every series, keyed by its notation ``metric{a="b"}``; empty if not running."""
         running = self._running
-        return {} if running is None else series_facts(running.watches)
+        return {} if running is None else dict(running.status())
 
     def rollback(self, metric: str, labels: Mapping[str, str] | None = None) -> bool:
         """Put the version before the active one back into service for every series that has these

@@ -1,7 +1,7 @@
 """Takes what a watch's cycle found out to the spool, to ``/metrics`` and to the query API."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol, TypeVar
 
@@ -131,6 +131,23 @@ class WatchPublisher:
         """Learn how the model sees the series, which only the data told."""
         self._outputs = replace(self._outputs, transform=transform)
         self._gauge_rules = replace(self._gauge_rules, transform=transform)
+
+    def unpublished(self) -> frozenset[LabelSet]:
+        """The sources of which an earlier watch publishes everything that this one would."""
+        plans = self._plans
+        if plans is None:
+            return frozenset()
+        silent = np.flatnonzero(~plans.outputs.owner & ~plans.outputs.predicts)
+        return frozenset(plans.sources[row] for row in silent)
+
+    def sources_of(self, outputs: Collection[LabelSet]) -> frozenset[LabelSet]:
+        """The sources that some output series speak of."""
+        plans = self._plans
+        if plans is None or not outputs:
+            return frozenset()
+        n = len(plans.sources)
+        places = (place for place, one in enumerate(plans.outputs.labels) if one in outputs)
+        return frozenset(plans.sources[place % n] for place in places)
 
     def withdraw(self) -> None:
         """Take back what is shown as of now: it has grown too old to be believed."""

@@ -1,7 +1,7 @@
 """What is known of each series, as plain data for ``sentinel status`` and the status API."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,17 +10,23 @@ import numpy as np
 from sidecar.learning import scores
 from sidecar.models import intervals
 from sidecar.names import Reason
+from sidecar.series import LabelSet
 from sidecar.watching import Watch
 
 
-def series_facts(watches: Iterable[Watch]) -> dict[str, dict[str, Any]]:
+def series_facts(
+    watches: Iterable[Watch], rejected: Collection[LabelSet] = ()
+) -> dict[str, dict[str, Any]]:
     """Facts of every series of all watches, keyed by its notation ``metric{a="b"}``.
 
     Where several watches know one series, the later ones' keys say which watch they are of.
+
+    Args:
+        rejected: output series that a receiver refuses.
     """
     facts: dict[str, dict[str, Any]] = {}
     for watch in watches:
-        for series, one in _of_watch(watch):
+        for series, one in _of_watch(watch, rejected):
             key = series
             if key in facts:
                 key = f"{series} [{watch.config.model_name}, {watch.config.horizon} ahead]"
@@ -30,18 +36,16 @@ def series_facts(watches: Iterable[Watch]) -> dict[str, dict[str, Any]]:
     return facts
 
 
-def _of_watch(watch: Watch) -> Iterator[tuple[str, dict[str, Any]]]:
-    known, latest = watch.known, watch.latest
+def _of_watch(watch: Watch, rejected: Collection[LabelSet]) -> Iterator[tuple[str, dict[str, Any]]]:
+    known = watch.known
     if known is None:
         return
     figures = scores.scores(known.tracker)
     covered = intervals.coverage(known.calibration)
-    reasons: Mapping[Any, Reason | None] = (
-        dict(zip(latest.labels, latest.reasons, strict=True)) if latest else {}
-    )
+    reasons = reasons_of(watch, rejected)
     filled = np.isfinite(known.recent[:, -watch.config.n_lags :]).mean(axis=1)
     for row, labels in enumerate(known.labels):
-        reason = reasons.get(labels, Reason.INSUFFICIENT_HISTORY)
+        reason = reasons[labels]
         version = int(known.versions[row])
         yield (
             str(labels),
@@ -94,14 +98,30 @@ def count_states(watches: Iterable[Watch]) -> Counter[str]:
     return counts
 
 
-def count_reasons(watches: Iterable[Watch]) -> Counter[str]:
+def reasons_of(watch: Watch, rejected: Collection[LabelSet]) -> dict[LabelSet, Reason | None]:
+    """Why each series of a watch has no fresh prediction to show; None where it has."""
+    known, latest = watch.known, watch.latest
+    if known is None:
+        return {}
+    if latest is None:
+        return dict.fromkeys(known.labels, Reason.INSUFFICIENT_HISTORY)
+    reasons = dict.fromkeys(known.labels, Reason.INSUFFICIENT_HISTORY) | dict(
+        zip(latest.labels, latest.reasons, strict=True)
+    )
+    if watch.trouble:
+        reasons |= {one: Reason.SOURCE_ERROR for one, why in reasons.items() if why is None}
+    reasons |= dict.fromkeys(watch.publisher.unpublished(), Reason.DUPLICATE_OUTPUT)
+    return reasons | dict.fromkeys(watch.publisher.sources_of(rejected), Reason.WRITE_REJECTED)
+
+
+def count_reasons(watches: Iterable[Watch], rejected: Collection[LabelSet] = ()) -> Counter[str]:
     """How many series lack a fresh prediction for each reason; every reason is there."""
     counts = Counter({reason.value: 0 for reason in Reason})
     for watch in watches:
-        if watch.latest is None:
-            continue
-        counts.update(reason.value for reason in watch.latest.reasons if reason is not None)
-        counts[Reason.OVER_BUDGET.value] += watch.latest.over_budget
+        found = reasons_of(watch, rejected).values()
+        counts.update(reason.value for reason in found if reason is not None)
+        if watch.latest is not None:
+            counts[Reason.OVER_BUDGET.value] += watch.latest.over_budget
     return counts
 
 

@@ -1,0 +1,44 @@
+"""README says what is there: every metric, every command, and an example that runs."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from sidecar.config import SentinelConfig
+from sidecar.names import OUTPUT_SUFFIXES, SELF_METRICS, Reason, SelfMetric
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+@pytest.mark.parametrize("metric", SELF_METRICS, ids=lambda metric: metric.name)
+def test_readme_lists_every_self_metric_with_its_labels_and_meaning(metric: SelfMetric) -> None:
+    labels = ", ".join(f"`{label}`" for label in metric.labels)
+    assert f"| `{metric.name}` | {labels} | {metric.help} |" in README
+
+
+def test_readme_lists_no_self_metric_that_is_not_there() -> None:
+    listed = set(re.findall(r"^\| `(sentinel_[a-z_]+)` \|", README, re.MULTILINE))
+    assert listed == {metric.name for metric in SELF_METRICS}
+
+
+@pytest.mark.parametrize("suffix", [s for s in OUTPUT_SUFFIXES if not s.endswith(("er",))])
+def test_readme_names_every_output_series(suffix: str) -> None:
+    assert f"`x{suffix}" in README
+
+
+@pytest.mark.parametrize("reason", [reason.value for reason in Reason])
+def test_readme_explains_every_reason(reason: str) -> None:
+    assert f"`{reason}`" in README
+
+
+def test_readmes_python_quick_start_makes_a_configuration() -> None:
+    block = re.search(r"```python\n(from sidecar import.*?)```", README, re.DOTALL)
+    assert block is not None
+    code, _, rest = block[1].partition("sentinel.start()")
+    assert rest, "the quick start starts something"
+    names: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    config = names["config"]
+    assert isinstance(config, SentinelConfig)
+    assert [watch.horizon_steps for watch in config.watches] == [5, 30]
