@@ -35,7 +35,7 @@ from sidecar.serve.promql.params import (
     time_param,
 )
 from sidecar.serve.promql.parse import Unparsable, parse_selector
-from sidecar.serve.promql.replies import Garbage, failure
+from sidecar.serve.promql.replies import Garbage, failure, success
 from sidecar.serve.promql.split import Steps
 from sidecar.serve.upstream import Forward, Upstream, UpstreamRefused
 
@@ -219,6 +219,8 @@ class QueryApi:
     async def _pass_on(self, asked: "_Asked") -> web.StreamResponse:
         """The upstream's answer as it comes."""
         async with self._upstream.send(asked.forward, self._limits.deadline_s) as theirs:
+            if theirs.status == 204:  # Prometheus 2 on exemplars of what has no selector
+                return await _json(asked, success("[]"))
             if theirs.content_type != _JSON:
                 body = await theirs.content.read(64 * 1024)
                 return _not_json(theirs.status, body)

@@ -171,6 +171,8 @@ class Upstream:
             answer = b"".join(pieces)
             if response.status != 200:
                 raise UpstreamRefused(response.status, response.content_type, answer)
+            if response.content_type != "application/json":
+                raise Unavailable(f"{self.display_url}: answers with {response.content_type}")
             return answer
 
     async def facts(self) -> UpstreamFacts:

@@ -239,7 +239,7 @@ class Engine:
         try:
             return Answer(await asyncio.get_running_loop().run_in_executor(self._threads, job.run))
         except Garbage as error:
-            raise QueryError("execution", f"{self._upstream.display_url}: {error}") from None
+            raise Unavailable(f"{self._upstream.display_url}: {error}") from None
 
     def _without_upstream(self, plan: _Plan) -> _Plan:
         own = {

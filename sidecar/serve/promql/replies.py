@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from sidecar.series import FloatArray, LabelSet, TimeArray
-from sidecar.serve.promql.frames import Frame, Mask, Samples, Scalar, Value, empty
+from sidecar.serve.promql.frames import Frame, Mask, QueryError, Samples, Scalar, Value, empty
 from sidecar.serve.promql.split import Steps
 
 _DECODER: Final = json.JSONDecoder()
@@ -212,10 +212,11 @@ def value_of(reply: Reply, steps: Steps, scalar: bool) -> Value:
     """A range query's answer on its steps.
 
     Raises:
-        Garbage: native histograms, or instants that are none of the steps.
+        Garbage: instants that are none of the steps.
+        QueryError: native histograms.
     """
     if any(row.rest for row in reply.rows):
-        raise Garbage("native histograms")
+        raise QueryError("execution", "native histograms beside forecasts are not evaluated here")
     shape = (len(reply.rows), steps.size)
     values, present = np.full(shape, np.nan), np.zeros(shape, dtype=np.bool_)
     for i, row in enumerate(reply.rows):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.series import LabelSet
-from sidecar.serve.promql.frames import Frame, Scalar
+from sidecar.serve.promql.frames import Frame, QueryError, Scalar
 from sidecar.serve.promql.replies import (
     Garbage,
     instant_data,
@@ -127,7 +127,7 @@ def test_native_histograms_of_the_past_are_kept_and_are_no_numbers() -> None:
     )
     reply = read_reply(body)
     assert json.loads(matrix_data(reply.rows)) == json.loads(body)["data"]
-    with pytest.raises(Garbage):
+    with pytest.raises(QueryError, match="native histograms"):
         value_of(reply, STEPS, scalar=False)
 
 
