@@ -164,7 +164,8 @@ class FakePrometheus:
         stored: for each series its samples, by timestamp.
         seen: all requests in the order of their answers.
         refusals: what the receiver refused, in its own words.
-        poisoned: series for which a write request is a 400; ``poisoned_500`` for a 500.
+        poisoned: series for which a write request is a 400; ``poisoned_500`` for a 500,
+            ``forbidden`` for a 403.
         max_body: a longer write request is a 413.
         at_once: the most requests that were under way at the same time.
     """
@@ -186,6 +187,7 @@ class FakePrometheus:
         self.refusals: list[str] = []
         self.poisoned: Callable[[LabelSet], bool] = lambda labels: False
         self.poisoned_500: Callable[[LabelSet], bool] = lambda labels: False
+        self.forbidden: Callable[[LabelSet], bool] = lambda labels: False
         self.max_body: int | None = None
         self.streams = True
         self.delay_s: Callable[[], float] = lambda: 0.0
@@ -314,15 +316,17 @@ class FakePrometheus:
             return refusal.status, (refusal.text + "\n").encode(), {}
 
     def _response(self, status: int, body: bytes, headers: Mapping[str, str]) -> web.Response:
-        dated = {"Date": formatdate(self.now_s(), usegmt=True)} if self.date else {"Date": ""}
-        return web.Response(status=status, body=body, headers={**dated, **headers})
+        return web.Response(status=status, body=body, headers={**self._dated(), **headers})
+
+    def _dated(self) -> Mapping[str, str]:
+        return {"Date": formatdate(self.now_s(), usegmt=True) if self.date else ""}
 
     def _reset(self, request: web.Request) -> web.StreamResponse:
         reset(request.transport)
         raise asyncio.CancelledError
 
     async def _endless(self, request: web.Request, piece: bytes) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "application/x-protobuf"})
+        response = web.StreamResponse(headers=self._dated())
         await response.prepare(request)
         with contextlib.suppress(ConnectionError):
             while True:
@@ -338,7 +342,7 @@ class FakePrometheus:
         missing: int,
     ) -> web.StreamResponse:
         """A body that ends early: by its length where the wire says one, silently where not."""
-        response = web.StreamResponse(status=status, headers=dict(headers))
+        response = web.StreamResponse(status=status, headers={**self._dated(), **headers})
         response.force_close()
         await response.prepare(request)
         await response.write(body[: max(len(body) - missing, 0)])
@@ -386,8 +390,10 @@ class FakePrometheus:
             raise _Refused(500, f"invalid labels {labels}")
         if self.poisoned(labels):
             raise _Refused(400, f"poisoned {labels}")
+        if self.forbidden(labels):
+            raise _Refused(403, f"poisoned, said a firewall: {labels}")
         if self.poisoned_500(labels):
-            raise _Refused(500, f"too old sample {labels}")
+            raise _Refused(500, f"too old sample, poisoned {labels}")
         if not self.takes_future and time_ms > self.now_s() * 1000 + 600_000:
             raise _Refused(400, f"too far in the future {labels}")
         if self._head_max_ms is not None and time_ms < self._head_max_ms - HOUR_MS:
@@ -436,10 +442,7 @@ class FakePrometheus:
     ) -> list[RawSeries]:
         """Sorted by labels, with the external labels that a series does not have itself."""
         selector = Selector(
-            tuple(
-                Matcher(name, _OPERATORS[kind], value)
-                for kind, name, value in matchers
-            )
+            tuple(Matcher(name, _OPERATORS[kind], value) for kind, name, value in matchers)
         )
         found = []
         for labels, samples in self.stored.items():

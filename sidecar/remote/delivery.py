@@ -64,12 +64,14 @@ class Outcome(Enum):
     TOO_LARGE = auto()
     FORBIDDEN = auto()  # a client error, and the operator wants such requests dropped
     EXPIRED = auto()
+    FROM_THE_FUTURE = auto()  # by a clock that was wrong
 
 
 _DROPS: Final = {
     Outcome.FORBIDDEN: DropReason.CLIENT_ERROR,
     Outcome.TOO_LARGE: DropReason.TOO_LARGE,
     Outcome.EXPIRED: DropReason.EXPIRED,
+    Outcome.FROM_THE_FUTURE: DropReason.CLOCK_SKEW,
 }
 
 
@@ -178,7 +180,8 @@ class ShardSender:
         """Send until there is an answer that settles it."""
         road, failures, answers_500, client_errors = self._road, 0, 0, 0
         while True:
-            await road.gate.admit(request.timestamp_ms)
+            if not await road.gate.admit(request.timestamp_ms):
+                return Outcome.FROM_THE_FUTURE
             if request.timestamp_ms < road.expired_before_ms():
                 return Outcome.EXPIRED
             await road.pace.turn()
@@ -187,8 +190,9 @@ class ShardSender:
             except Unavailable as error:
                 failures += 1
                 answers_500 = answers_500 + 1 if error.status == 500 else 0
-                road.pace.failed(error)
                 self._note(request, error)
+                if answers_500 < suspect_after:
+                    road.pace.failed(error)
                 if answers_500 >= suspect_after and await self._suspects():
                     return Outcome.SUSPECT
                 pause = delay_s(failures, road.backoff, error.retry_after_s, road.timing.draw)
@@ -226,7 +230,7 @@ class ShardSender:
         return Outcome.BAD
 
     def _note(self, request: Request, error: RemoteError) -> None:
-        self._road.progress.last_error = str(error)
+        self._road.progress.last_error = self._said = str(error)
         if isinstance(error, Unavailable):
             self._road.progress.retried += request.samples
 

@@ -107,21 +107,40 @@ class Gate:
         """The receiver refuses us: nothing more until an empty request goes through."""
         self._held_by = error
 
-    async def admit(self, timestamp_ms: int) -> None:
-        """Return when a sample of this timestamp may be sent."""
+    async def look(self) -> None:
+        """Say what has changed; while the clocks disagree, ask the receiver for its time."""
+        await self.say_state()
+        if self.skewed:
+            await self._probe()
+            await self.say_state()
+
+    async def admit(self, timestamp_ms: int) -> bool:
+        """Return when a sample of this timestamp may be sent.
+
+        False where it may not be for more than a minute, by the receiver's clock: it was stamped
+        by a clock that was wrong, and waiting would hold up all that is right.
+        """
         while True:
             if self.state is not WriterState.OK:
                 async with self._asking:
-                    await self._until_ok()
+                    await self._until_ok(timestamp_ms)
+            if self._is_beyond(timestamp_ms):
+                return False
             ahead_s = (timestamp_ms - self.latest_ms()) / 1000
-            if ahead_s <= 0:
-                return
-            await self._timing.sleep(min(ahead_s, _LOOK_AGAIN_S))
+            if ahead_s <= 0 and self.state is WriterState.OK:
+                return True
+            await self._timing.sleep(min(max(ahead_s, 0.0), _LOOK_AGAIN_S))
 
-    async def _until_ok(self) -> None:
+    def _is_beyond(self, timestamp_ms: int) -> bool:
+        server = self._clock.earliest_now_s()
+        return server is not None and timestamp_ms / 1000 > server + MAX_SKEW_S + 1.0
+
+    async def _until_ok(self, timestamp_ms: int) -> None:
         failures = 0
         while (state := self.state) is not WriterState.OK:
             await self._say(state)
+            if self._is_beyond(timestamp_ms):
+                return
             if failures or state is not WriterState.CONNECTING:
                 await self._timing.sleep(self._pause_s(max(failures, 1), state))
             failures += 1
@@ -142,20 +161,18 @@ class Gate:
             if self._held_by is not None:
                 # An empty request that is "bad data" has passed whatever refused us.
                 self._held_by = None if error.status in DATA_ERRORS else error
-            self._note_answer(error)
+            self._answers_without_date = not self._clock.known
         except RemoteError as error:
             log.debug("%s: %s", self._transport.where, error)
-            self._note_answer(error)
         else:
             self._held_by = None
             self._answers_without_date = not self._clock.known
 
-    def _note_answer(self, error: RemoteError) -> None:
-        if error.status is not None and not self._clock.known:
-            self._answers_without_date = True
+    async def say_state(self) -> None:
+        """One line in the log for each change, and what follows from it."""
+        await self._say(self.state)
 
     async def _say(self, state: WriterState) -> None:
-        """One line for each change, and what follows from it."""
         if state is self._said:
             return
         where, skew = self._transport.where, self.skew_s or 0.0
@@ -175,9 +192,9 @@ class Gate:
                 "ahead of" if skew > 0 else "behind",
                 MAX_SKEW_S,
             )
-            server = self._clock.earliest_now_s()
-            if skew > 0 and server is not None:
-                await self._on_ahead(server)
         elif state is WriterState.OK and self._said in (WriterState.HELD, WriterState.CLOCK_SKEW):
             log.info("%s: writes go on", where)
         self._said = state
+        server = self._clock.earliest_now_s()
+        if state is WriterState.CLOCK_SKEW and skew > 0 and server is not None:
+            await self._on_ahead(server)

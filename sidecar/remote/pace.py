@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from typing import Final
 
 from sidecar.remote.gate import Timing
@@ -9,10 +10,12 @@ from sidecar.remote.gate import Timing
 log = logging.getLogger(__name__)
 
 _OUTAGE_S: Final = 10.0
+_SAY_EVERY_S: Final = 60.0
 _FIRST_GAP_S: Final = 0.5
 _SHRINK: Final = 0.75
 _NO_GAP_S: Final = 0.01
 _IN_A_ROW: Final = 32
+_IN_A_ROW_AGAIN: Final = 16
 _IN_WINDOW: Final = 256
 _WINDOW_S: Final = 60.0
 
@@ -27,6 +30,7 @@ class Pace:
     def __init__(self, where: str, timing: Timing) -> None:
         self._where, self._timing = where, timing
         self._failing_since: float | None = None
+        self._said, self._said_at = False, -math.inf
         self._gap_s = 0.0
         self._next_at = 0.0
         self._turn = asyncio.Lock()
@@ -50,14 +54,20 @@ class Pace:
             self._next_at = self._timing.monotonic_s() + self._gap_s
 
     def failed(self, error: Exception) -> None:
-        if self._failing_since is None:
-            self._failing_since = self._timing.monotonic_s()
+        now = self._timing.monotonic_s()
+        if self._failing_since is not None:
+            return
+        self._failing_since = now
+        self._said = now - self._said_at >= _SAY_EVERY_S
+        if self._said:  # a receiver that fails now and then is one line a minute
+            self._said_at = now
             log.warning("%s: not delivered, will be sent again: %s", self._where, error)
 
     def succeeded(self) -> None:
         if self._failing_since is not None:
             lasted = self._timing.monotonic_s() - self._failing_since
-            log.info("%s: delivers again after %.1f s", self._where, lasted)
+            if self._said or self.in_outage:
+                log.info("%s: delivers again after %.1f s", self._where, lasted)
             if self.in_outage:
                 self.slow_start()
             self._failing_since = None
@@ -68,7 +78,8 @@ class Breaker:
     """Whether refused requests are still bisected.
 
     Opens after 32 refusals without one success between them, or 256 in a minute whatever else
-    succeeds, for a pause that doubles up to an hour.
+    succeeds, for a pause that doubles up to an hour. After the pause 16 in a row open it again:
+    enough to find one bad series.
     """
 
     def __init__(self, timing: Timing, *, pause_s: float = 60.0, longest_s: float = 3600.0) -> None:
@@ -91,7 +102,8 @@ class Breaker:
             self._window_from, self._in_window = now, 0
         self._in_a_row += 1
         self._in_window += 1
-        if self.is_open or not (self._in_a_row >= _IN_A_ROW or self._in_window >= _IN_WINDOW):
+        limit = _IN_A_ROW if self._open_until is None else _IN_A_ROW_AGAIN
+        if self.is_open or not (self._in_a_row >= limit or self._in_window >= _IN_WINDOW):
             return False
         if self._open_until is not None:
             self.pause_s = min(2 * self.pause_s, self._longest_s)

@@ -2,8 +2,8 @@
 
 Samples as they are stored come from an instant query with a bare range selector, ``x[1h]``. The
 range is closed on both ends in Prometheus 2 and open on the left since 3 (and in VictoriaMetrics),
-so one millisecond more is asked for and the answer is clipped. Staleness markers do not show as such
-this way: Prometheus leaves them out, VictoriaMetrics gives ordinary NaNs.
+so one millisecond more is asked for and the answer is clipped. Staleness markers do not show as
+such this way: Prometheus leaves them out, VictoriaMetrics gives ordinary NaNs.
 """
 
 import asyncio

@@ -107,6 +107,8 @@ class WriteTransport:
                 )
             except RemoteError as error:
                 self.codes[_code_class(error.status)] += 1
+                if error.status is not None and 200 <= error.status < 300:
+                    return {}  # an endless or broken body after a success: stored it is
                 raise
         self.codes[_code_class(reply.status)] += 1
         return reply.headers

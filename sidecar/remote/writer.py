@@ -250,6 +250,7 @@ class RemoteWriter:
         now_ms = self._road.now_ms()
         samples = sum(len(block.labels) for block in blocks)
         if self._gate.skewed:
+            await self._gate.say_state()
             return self._count(Acceptance.none(samples, Refusal.CLOCK_SKEW))
         assert self._intake is not None, "start() comes first"
         accept = self._intake.accept
@@ -381,6 +382,7 @@ class RemoteWriter:
     async def _keep_house(self) -> None:
         while True:
             await self._timing.sleep(_HOUSEKEEPING_S)
+            await self._gate.look()
             if self._gate.skewed:
                 continue  # nothing is too old by a clock that may be wrong
             try:
