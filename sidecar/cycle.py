@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from sidecar.ingest.counters import deltas, rates
 from sidecar.ingest.resample import resample
-from sidecar.known import Known, admit, forget
+from sidecar.known import Known, admit, back_to_predecessors, forget
 from sidecar.learning import drift, residuals, scores
 from sidecar.learning.drift import Drift, DriftSettings
+from sidecar.learning.gate import GateSettings
 from sidecar.models import anomaly, intervals
 from sidecar.models.contract import ForecastModel, Intervals, State
 from sidecar.models.naive import NaiveModel
@@ -36,6 +37,7 @@ from sidecar.series import (
     index_by_labels,
     is_stale,
 )
+from sidecar.shadow import observe
 
 Model = ForecastModel[State]
 
@@ -73,6 +75,7 @@ class CycleRules:
     max_series: int
     non_negative: bool
     drift: DriftSettings
+    gate: GateSettings
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +90,7 @@ class Advance:
         ended: the series whose outputs end now.
         newcomers: the series met for the first time.
         over_budget: how many were turned away by ``max_series``.
+        rolled_back: (labels, from, to) of the promotions that were undone.
         read: samples that came in.
     """
 
@@ -97,6 +101,7 @@ class Advance:
     ended: tuple[LabelSet, ...]
     newcomers: tuple[LabelSet, ...]
     over_budget: int
+    rolled_back: tuple[tuple[LabelSet, int, int], ...]
     read: int
 
     @property
@@ -173,6 +178,7 @@ def advance(
         )
         outcomes.append(outcome)
     assert found is not None, "a grid has at least one instant"
+    known, rolled_back = back_to_predecessors(known, rules.gate)
     known, ended = _end_silent(rules, known, raw)
     return known, Advance(
         labels=known.labels,
@@ -182,6 +188,7 @@ def advance(
         ended=ended,
         newcomers=newcomers,
         over_budget=over_budget,
+        rolled_back=rolled_back,
         read=sum(one.values.size for one in raw),
     )
 
@@ -217,6 +224,8 @@ def _step(
         naive=NaiveModel().update(known.naive, instant, y[:, None]),
         calibration=calibration,
         drift=moved,
+        shadow=known.shadow
+        and observe(known.shadow, model, t_ms, rules.granularity_ms, y, judged.residual),
     )
     forecast = _forecast(rules, model, known)
     outcome = InstantOutcome(

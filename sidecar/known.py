@@ -7,8 +7,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from sidecar import shadow
 from sidecar.learning import drift, residuals
 from sidecar.learning.drift import DriftState
+from sidecar.learning.gate import GateSettings
 from sidecar.learning.residuals import Tracker
 from sidecar.models import intervals
 from sidecar.models.contract import ForecastModel, S, State, concat, put, take
@@ -16,6 +18,7 @@ from sidecar.models.intervals import Calibration
 from sidecar.models.naive import NaiveModel, NaiveState
 from sidecar.names import Reason
 from sidecar.series import FloatArray, LabelSet, SeriesBatch, TimeArray, index_by_labels
+from sidecar.shadow import Shadow
 
 Model = ForecastModel[State]
 
@@ -38,6 +41,7 @@ class Known:
         naive: the fall-back's state, always ready.
         serves_naive: (N,) bool, the fall-back serves.
         calibration, tracker, drift: how far the forecasts can be trusted.
+        shadow: predecessors that run on beside versions promoted lately; not kept over a restart.
     """
 
     labels: tuple[LabelSet, ...]
@@ -53,6 +57,7 @@ class Known:
     calibration: Calibration
     tracker: Tracker
     drift: DriftState
+    shadow: Shadow | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +152,7 @@ def admit(
             calibration=intervals.extend(known.calibration, n),
             tracker=residuals.realign(known.tracker, rows),
             drift=drift.realign(known.drift, rows),
+            shadow=known.shadow,
         ),
         new,
         len(unknown) - n,
@@ -175,6 +181,7 @@ def forget(known: Known, after_ms: int) -> Known:
         calibration=intervals.take(known.calibration, rows),
         tracker=residuals.realign(known.tracker, rows),
         drift=drift.realign(known.drift, rows),
+        shadow=shadow.renumbered(known.shadow, {int(old): new for new, old in enumerate(rows)}),
     )
 
 
@@ -209,6 +216,7 @@ def adopt(model: Model, known: Known, fitted: Fitted) -> Known:
     if not keep.any():
         return known
     new, source = rows[keep], source[keep]
+    known = _shadowed(model, known, new, step_ms)
     versions = known.versions.copy()
     versions[new] = fitted.versions[source]
     return replace(
@@ -220,6 +228,57 @@ def adopt(model: Model, known: Known, fitted: Fitted) -> Known:
             known.drift, new, fitted.mae[source], fitted.centre[source], fitted.scale[source]
         ),
     )
+
+
+def _shadowed(model: Model, known: Known, rows: NDArray[np.int64], step_ms: int) -> Known:
+    """Let what serves ``rows`` until now run on beside what takes its place."""
+    rows = rows[(known.versions[rows] > 0) & ~known.serves_naive[rows]]
+    if not rows.size:
+        return known
+    before = shadow.begin(
+        known.shadow,
+        model,
+        rows,
+        known.versions[rows],
+        take(known.state, rows),
+        known.origin_ms + step_ms,
+    )
+    return replace(known, shadow=before)
+
+
+def back_to_predecessors(
+    known: Known, settings: GateSettings
+) -> tuple[Known, tuple[tuple[LabelSet, int, int], ...]]:
+    """Undo the promotions that turned out clearly worse than what they replaced.
+
+    Returns:
+        what is known now, and for each series (labels, version that served, version that serves).
+    """
+    beside = known.shadow
+    if beside is None:
+        return known, ()
+    back, done = shadow.decide(beside, settings)
+    rows = beside.rows[back]
+    switched = tuple(
+        (known.labels[row], int(known.versions[row]), int(beside.versions[place]))
+        for row, place in zip(rows.tolist(), back.tolist(), strict=True)
+    )
+    left = shadow.kept(beside, ~done)
+    if not rows.size:
+        return replace(known, shadow=left), ()
+    versions = known.versions.copy()
+    versions[rows] = beside.versions[back]
+    mae = np.nanmean(np.abs(beside.old[back]), axis=1)
+    nothing = np.full(rows.size, np.nan)
+    known = replace(
+        known,
+        versions=versions,
+        state=put(known.state, rows, take(beside.state, back)),
+        tracker=residuals.forget(known.tracker, rows),
+        drift=drift.promoted(known.drift, rows, mae, nothing, nothing),
+        shadow=left,
+    )
+    return known, switched
 
 
 def _serve_naive(

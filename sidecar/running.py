@@ -92,6 +92,7 @@ class Running:
         self._kinds: dict[str, str | None] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._lag_s = 0.0
+        self._gate = GateSettings()
         self._trouble = "Prometheus has not answered yet"
 
     async def __aenter__(self) -> "Running":
@@ -112,7 +113,7 @@ class Running:
                 self._pool,
                 FitQueue(),
                 StoredVersions(self._store, _now_ms),
-                GateSettings(),
+                self._gate,
                 self.in_thread,
                 _now_ms,
                 self._note_training,
@@ -251,6 +252,7 @@ class Running:
             reader=self._reader,
             trainer=self._trainer,
             memory=self._store,
+            gate=self._gate,
             in_thread=self.in_thread,
             now_ms=_now_ms,
             lookback_delta_ms=self._lookback_delta_ms,

@@ -32,6 +32,7 @@ from sidecar.ingest.counters import looks_like_counter
 from sidecar.known import Fitted, Known, adopt, begin
 from sidecar.learning import drift
 from sidecar.learning.drift import DriftSettings, Severity, Threshold
+from sidecar.learning.gate import GateSettings
 from sidecar.learning.records import Group
 from sidecar.learning.schedule import Cron, CronTrigger, Mode, Trigger, spread_ms
 from sidecar.learning.worker import ModelSpec
@@ -88,6 +89,7 @@ class Ports:
     reader: SourceReader
     trainer: Trainer
     memory: Memory
+    gate: GateSettings
     in_thread: InThread
     now_ms: Callable[[], int]
     lookback_delta_ms: Callable[[], int]
@@ -430,6 +432,7 @@ class Watch:
                 finetune=Threshold.parse(config.drift_finetune_threshold),
                 retrain=Threshold.parse(config.drift_retrain_threshold),
             ),
+            gate=self._ports.gate,
         )
 
     async def _history_end_ms(self, labels: Sequence[LabelSet], instant_ms: int) -> int:

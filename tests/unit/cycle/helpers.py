@@ -9,6 +9,7 @@ from sidecar.cycle import Advance, CycleRules, advance, align
 from sidecar.ingest.history import HistoryBuilder
 from sidecar.known import Fitted, Known, adopt, begin
 from sidecar.learning.drift import DriftSettings
+from sidecar.learning.gate import GateSettings
 from sidecar.learning.training import train
 from sidecar.models.contract import ForecastModel, State
 from sidecar.models.naive import NaiveModel
@@ -34,6 +35,7 @@ def rules(**changes: object) -> CycleRules:
         "max_series": 100,
         "non_negative": False,
         "drift": DriftSettings(),
+        "gate": GateSettings(),
     }
     return CycleRules(**{**plain, **changes})  # type: ignore[arg-type]
 
