@@ -1,30 +1,38 @@
 """How fast bytes become arrays and arrays bytes, against what one would write first."""
 
 import asyncio
+import json
+import statistics
+import sys
+import time
 from argparse import Namespace, _ArgumentGroup
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
-import aiohttp
 import numpy as np
 
 from sidecar.series import LabelSet, RawSeries, Selector
 from sidecar.wire import snappy
-from sidecar.wire.chunks import ChunkDecoder
 from sidecar.wire.crc import crc32c
-from sidecar.wire.frames import FrameSplitter
 from sidecar.wire.read_replies import encode_read_response_samples
 from sidecar.wire.remote_pb2 import ReadResponse, WriteRequest
-from sidecar.wire.requests import ReadQuery, encode_read_request
+from sidecar.wire.requests import ReadQuery
 from sidecar.wire.samples import decode_samples
 from sidecar.wire.template import WriteTemplate
 from sidecar.wire.types_pb2 import Label, Sample, TimeSeries
+from sidecar.wire.varint import read_delimited
 from sidecar.wire.xor_decoder import XorDecoder
 from sidecar.wire.xor_encoder import encode_xor_chunk
 from sidecar.wire.xor_scalar import decode_xor_chunk
-from tests.bench import Rounds, Skipped, cpu_rate, row
+from tests.bench import Figure, Rounds, Skipped, cpu_rate, figures, row
+from tests.bench._read_clients import CLIENTS
 from tests.prometheus import RealPrometheus, prometheus_binaries
 
+WRITE_HEADERS: Final = {
+    "Content-Encoding": "snappy",
+    "Content-Type": "application/x-protobuf",
+    "X-Prometheus-Remote-Write-Version": "0.1.0",
+}
 START_MS: Final = 1_700_000_000_000
 STEP_MS: Final = 15_000
 CHUNK_SAMPLES: Final = 120
@@ -170,3 +178,76 @@ def crc32c_row(options: Namespace) -> Rounds:
         cpu_rate(amount, lambda: [crc32c(frame) for frame in frames]),
         cpu_rate(amount, lambda: decoder.decode(chunks)),
     )
+
+
+@figures("read_xor_end_to_end")
+def read_xor_end_to_end(options: Namespace) -> Iterator[Figure]:
+    """Both clients in turn, against one server that holds ``--series`` x ``--samples``."""
+    if not prometheus_binaries():
+        raise Skipped("no prometheus on the path")
+    amount = options.series * options.samples / MILLION
+    rates: dict[str, list[float]] = {kind: [] for kind in CLIENTS}
+
+    async def measure() -> list[Figure]:
+        async with RealPrometheus(prometheus_binaries()[0]) as server:
+            query = await fill(server, options.series, options.samples)
+            for turn in range(1 + options.rounds):
+                for kind, client in CLIENTS.items():
+                    start = time.perf_counter()
+                    found = await client(server.url, query)
+                    elapsed = time.perf_counter() - start
+                    assert sum(len(one.values) for one in found) == round(amount * MILLION)
+                    del found
+                    if turn:
+                        rates[kind].append(amount / elapsed)
+            return [_end_to_end(rates), *[await peak(server, query, kind) for kind in CLIENTS]]
+
+    yield from asyncio.run(measure())
+
+
+def _end_to_end(rates: Mapping[str, Sequence[float]]) -> Figure:
+    ours, plain = rates["chunks"], rates["protobuf"]
+    return Figure(
+        "read_xor_end_to_end",
+        statistics.median(ours),
+        "M samples/s wall",
+        "SAMPLES, protobuf loop",
+        statistics.median(a / b for a, b in zip(ours, plain, strict=True)),
+        min(ours),
+        max(ours),
+    )
+
+
+async def fill(server: RealPrometheus, series: int, samples: int) -> ReadQuery:
+    """Write the history of all series, half an hour at a time, the newest five minutes ago."""
+    end_ms = int(time.time()) * 1000 - 300_000
+    start_ms = end_ms - samples * STEP_MS
+    made = [make_series(number, samples, start_ms) for number in range(series)]
+    for at in range(0, samples, CHUNK_SAMPLES):
+        part = slice(at, at + CHUNK_SAMPLES)
+        some = [RawSeries(one.labels, one.timestamps_ms[part], one.values[part]) for one in made]
+        # A QueryResult and a WriteRequest are made alike; the former is what a reply wraps.
+        reply = encode_read_response_samples([some])
+        start, end = read_delimited(reply, 1, len(reply))
+        body = snappy.compress(reply[start:end])
+        url = f"{server.url}/api/v1/write"
+        async with server.session.post(url, data=body, headers=WRITE_HEADERS) as answer:
+            assert answer.status == 204, await answer.text()
+    return ReadQuery(Selector.of("bench_seconds"), start_ms - STEP_MS, end_ms + STEP_MS)
+
+
+async def peak(server: RealPrometheus, query: ReadQuery, kind: str) -> Figure:
+    """What one read adds to the memory of a fresh process, in bytes for each byte of arrays."""
+    name = query.selector.matchers[0].value
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *["-m", "tests.bench._read_clients", kind, server.url, name],
+        *[str(query.start_ms), str(query.end_ms)],
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output, _ = await child.communicate()
+    assert child.returncode == 0
+    found = json.loads(output)
+    ratio = found["peak_bytes"] / found["array_bytes"]
+    value = found["peak_bytes"] / MILLION
+    return Figure(f"read_peak_memory_{kind}", value, "MB", "the arrays", ratio)
