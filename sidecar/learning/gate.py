@@ -121,7 +121,7 @@ def decide(
         if reason:
             non_finite = reason == Reason.NON_FINITE
             codes[row] = Gate.REJECTED_NON_FINITE if non_finite else Gate.REJECTED_UNFITTED
-    return Verdicts(tuple(codes.tolist()), candidate, current, common)
+    return Verdicts(tuple(Gate(code) for code in codes), candidate, current, common)
 
 
 def naive_wins(mae: FloatArray, naive_mae: FloatArray, count: NDArray[np.int64]) -> BoolArray:

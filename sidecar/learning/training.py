@@ -113,7 +113,9 @@ def train(
     n, steps = y.shape
     values = np.isfinite(y)
     y = np.where(values, y, np.nan)
-    newer = _instants_after(warm, t_ms) if mode == FINETUNE else np.full(n, -1)
+    newer = np.full(n, -1)
+    if mode == FINETUNE and warm is not None and steps > 1:
+        newer = _instants_after(warm, t_ms)
     tuned = newer >= LEAST_VALIDATION
     holdout = _holdout(
         model,
@@ -150,10 +152,8 @@ def train(
     )
 
 
-def _instants_after(warm: State | None, t_ms: TimeArray) -> NDArray[np.int64]:
+def _instants_after(warm: State, t_ms: TimeArray) -> NDArray[np.int64]:
     """Per row how many of the instants its warm state has not absorbed; -1 where it is no start."""
-    if warm is None or t_ms.size < 2:
-        return np.full(0 if warm is None else len(warm.sigma), -1)
     step = t_ms[1] - t_ms[0]
     newer = (t_ms[-1] - warm.last_ms) // step
     usable = (warm.last_ms >= t_ms[0] - step) & (newer >= 0) & np.isfinite(warm.sigma)
@@ -191,19 +191,34 @@ class _Fitting(Generic[S]):
     tuned: NDArray[np.bool_]
 
     def until(self, end: int, rows: NDArray[np.int64]) -> S:
-        """The state of ``rows`` after the first ``end`` instants."""
+        """The state of ``rows`` after the first ``end`` instants.
+
+        Raises:
+            ValueError: a field of it has the wrong shape: then no row can be told from another, and
+                the whole batch is at fault.
+        """
         t_ms, y = self.t_ms[:end], self.y[:, :end]
-        on = self.tuned[rows] if self.warm is not None else np.zeros(len(rows), dtype=np.bool_)
+        on = self.tuned[rows]
         if self.warm is None or not on.any():
-            return self.model.fit(t_ms, y[rows])
+            return _whole(self.model, self.model.fit(t_ms, y[rows]), len(rows))
         old = rows[on]
         rolled = self.model.update(take(self.warm, old), t_ms, y[old])
-        state = self.model.finetune(rolled, t_ms, y[old])
+        state = _whole(self.model, self.model.finetune(rolled, t_ms, y[old]), len(old))
         if on.all():
             return state
-        anew = self.model.fit(t_ms, y[rows[~on]])
+        anew = _whole(self.model, self.model.fit(t_ms, y[rows[~on]]), len(rows) - len(old))
         order = np.argsort(np.concatenate((np.flatnonzero(on), np.flatnonzero(~on))))
         return take(concat([state, anew]), order)
+
+
+def _whole(model: ForecastModel[S], state: S, n: int) -> S:
+    for field in fields(state):
+        array = getattr(state, field.name)
+        if not isinstance(array, np.ndarray) or array.shape[:1] != (n,):
+            raise ValueError(
+                f"{model.name}: field {field.name!r} of its state is no array of {n} rows"
+            )
+    return state
 
 
 def _rolled(
@@ -285,16 +300,9 @@ def _reasons(
     """Per series why its fit cannot serve, "" where it can.
 
     Raises:
-        ValueError: a field of the state, or a forecast, has the wrong shape: then no row can be
-            told from another and the whole batch is at fault.
+        ValueError: the forecasts have the wrong shape.
     """
     n = len(values)
-    for field in fields(state):
-        array = getattr(state, field.name)
-        if not isinstance(array, np.ndarray) or array.shape[:1] != (n,):
-            raise ValueError(
-                f"{model.name}: field {field.name!r} of its state is no array of {n} rows"
-            )
     step = int(t_ms[-1] - t_ms[-2]) if t_ms.size > 1 else 1
     ahead = t_ms[-1] + step * np.arange(1, horizon_steps + 1, dtype=np.int64)
     forecast = model.forecast(state, ahead)

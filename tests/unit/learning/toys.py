@@ -40,15 +40,26 @@ class MeanState(State):
     learned: FloatArray
 
 
+@dataclass(frozen=True)
+class MeanSettings:
+    least: int = 4
+
+
+@dataclass(frozen=True)
+class HarmSettings:
+    harm: str = ""
+    note: str = ""
+
+
 class MeanModel(ForecastModel[MeanState]):
     """The mean of what it was fitted on, for ever: it does not adapt."""
 
     name = "toy_mean"
-    settings_type: ClassVar[type[Any]] = MeanState
+    settings_type: ClassVar[type[Any]] = MeanSettings
     state_type = MeanState
 
     def __init__(self, least: int = 4) -> None:
-        self.settings = {"least": least}
+        self.settings = MeanSettings(least)
         self.least = least
 
     @property
@@ -90,6 +101,7 @@ class HarmfulModel(MeanModel):
     """Does ``harm`` when it is fitted on a series that starts with ``POISON``, else behaves."""
 
     name = "toy_harmful"
+    settings_type = HarmSettings
 
     def __init__(self, harm: str, note: str = "") -> None:
         super().__init__()
