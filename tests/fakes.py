@@ -18,6 +18,7 @@ import random
 import socket
 import struct
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -537,12 +538,14 @@ class FaultProxy:
     Attributes:
         share: of requests that end in a reset.
         forwarded, before, after: how many of each.
+        statuses: what the server behind has answered, and how often.
     """
 
     def __init__(self, upstream_port: int, *, share: float = 0.3, seed: int = 1) -> None:
         self.upstream_port, self.share = upstream_port, share
         self.port = 0
         self.forwarded = self.before = self.after = 0
+        self.statuses: Counter[int] = Counter()
         self._random = random.Random(seed)
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -594,6 +597,7 @@ class FaultProxy:
             finally:
                 up_writer.close()
             self.forwarded += 1
+            self.statuses[int(answer.split(b" ", 2)[1])] += 1
             if fate < self.share:
                 self.after += 1
                 return reset(writer.transport)
