@@ -24,7 +24,7 @@ from sidecar.serve.promql.answering import Job, Query
 from sidecar.serve.promql.fetch import Fetch, GridFetch, RawFetch, fetches
 from sidecar.serve.promql.frames import Budget, QueryError
 from sidecar.serve.promql.params import FAR_MS
-from sidecar.serve.promql.parse import Unparsable, parse, splice_edges
+from sidecar.serve.promql.parse import LONG_TEXT, Unparsable, parse, splice_edges
 from sidecar.serve.promql.replies import Garbage, time_text
 from sidecar.serve.promql.split import FirstServed, Steps, first_own_step, unsupported
 from sidecar.serve.promql.syntax import (
@@ -134,7 +134,7 @@ class Engine:
             QueryError, UpstreamRefused, Unavailable
         """
         try:
-            plan = self._plan(query)
+            expr = await _parsed(query.text)
         except Unparsable as error:
             _log.debug("not evaluated here: %s", error)
             mentioned = any(suffix in query.text for suffix in OUTPUT_SUFFIXES)
@@ -143,6 +143,7 @@ class Engine:
                 if mentioned
                 else ""
             )
+        plan = self._plan(query, expr)
         if plan is None:
             return PassOn()
         if self._inside >= self._limits.concurrent + self._limits.waiting:
@@ -159,14 +160,10 @@ class Engine:
         finally:
             self._inside -= 1
 
-    def _plan(self, query: Query) -> _Plan | None:
-        """None where no step needs a forecast.
-
-        Raises:
-            Unparsable
-        """
+    def _plan(self, query: Query, expr: Expr) -> _Plan | None:
+        """None where no step needs a forecast."""
         steps = query.steps
-        expr = pinned(parse(query.text), steps.start_ms, query.end_ms)
+        expr = pinned(expr, steps.start_ms, query.end_ms)
         if not query.instant and kind_of(expr) not in (Kind.SCALAR, Kind.VECTOR):
             return None  # an error, which the upstream words
         first_served = self._first_served(expr)
@@ -281,6 +278,14 @@ class Engine:
             params["step"] = time_text(steps.step_ms)
             path = RANGE_PATH
         return await self._upstream.ask(path, params, timeout_s=left_s, max_bytes=max_bytes)
+
+
+async def _parsed(text: str) -> Expr:
+    """
+    Raises:
+        Unparsable, QueryError
+    """
+    return await asyncio.to_thread(parse, text) if len(text) > LONG_TEXT else parse(text)
 
 
 def _is_forecast(node: Expr, plan: _Plan) -> bool:

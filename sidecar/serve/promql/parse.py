@@ -16,6 +16,7 @@ import promql_parser
 
 from sidecar.names import METRIC_NAME
 from sidecar.series import MatchOp, quote
+from sidecar.serve.promql.frames import QueryError
 from sidecar.serve.promql.matchers import LabelMatcher
 from sidecar.serve.promql.syntax import (
     Aggregate,
@@ -37,6 +38,12 @@ from sidecar.serve.promql.syntax import (
 MAX_TEXT: Final = 64 * 1024
 MAX_DEPTH: Final = 50
 MAX_OPERATORS: Final = 100
+# Beyond these the upstream's parser is quadratic as well: 100,000 parentheses hold it for minutes.
+REFUSED_TEXT: Final = 512 * 1024
+REFUSED_DEPTH: Final = 500
+REFUSED_OPERATORS: Final = 2_000
+# Looking over a longer text takes more than a moment.
+LONG_TEXT: Final = 4 * 1024
 _MAX_NUMBER: Final = 15
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -98,6 +105,7 @@ def parse(text: str) -> Expr:
 
     Raises:
         Unparsable: see the class.
+        QueryError: so complex that nobody should be asked.
     """
     tree = _guarded(_prepared(text))
     try:
@@ -139,38 +147,48 @@ def _prepared(text: str) -> str:
     """The text as the parser may have it: bounded, raw strings quoted.
 
     Raises:
-        Unparsable
+        Unparsable: too much for the parser here.
+        QueryError: too much for any.
     """
-    if len(text) > MAX_TEXT:
-        raise Unparsable(f"longer than {MAX_TEXT} characters")
+    if len(text) > REFUSED_TEXT:
+        raise _refused(f"longer than {REFUSED_TEXT} characters")
     pieces: list[str] = []
-    depth = operators = done = 0
+    depth = deepest = operators = done = 0
     before = ["", ""]
+    odd = ""
     for token in tokens(text):
         depth += {"open": 1, "close": -1}.get(token.kind, 0)
+        deepest = max(deepest, depth)
         operators += token.kind == "operator" or token.text in _WORD_OPERATORS
-        if depth > MAX_DEPTH or operators > MAX_OPERATORS:
-            raise Unparsable("nested too deeply")
-        _check(token, before)
+        if deepest > REFUSED_DEPTH or operators > REFUSED_OPERATORS:
+            raise _refused(f"more than {REFUSED_DEPTH} levels or {REFUSED_OPERATORS} operators")
+        odd = odd or _oddity(token, before)
         if token.kind == "string" and token.text[0] == "`":
             pieces += [text[done : token.start], quote(token.text[1:-1])]
             done = token.start + len(token.text)
         before = [before[1], token.text]
+    if odd or len(text) > MAX_TEXT or deepest > MAX_DEPTH or operators > MAX_OPERATORS:
+        raise Unparsable(odd or "too long or nested too deeply")
     return "".join([*pieces, text[done:]])
 
 
-def _check(token: Token, before: list[str]) -> None:
+def _refused(why: str) -> QueryError:
+    return QueryError("bad_data", f"the query is too complex: {why}")
+
+
+def _oddity(token: Token, before: list[str]) -> str:
+    """What the parser would misread or panic at; empty where nothing."""
     if token.kind == "string" and token.text[0] != "`" and _BYTE_ESCAPE.search(token.text):
-        raise Unparsable("a string with byte escapes")
+        return "a string with byte escapes"
     if before[1] == "@" and token.text in ("-", "+"):
-        raise Unparsable("a signed instant after @")
+        return "a signed instant after @"
     after = before[0] if before[1] in ("-", "+") else before[1]
     if after in ("offset", "[", ":"):
         plain = token.kind != "number" or not re.search(r"[eExX.]", token.text)
-        if (len(token.text) > _MAX_NUMBER and token.kind == "number") or not plain:
-            raise Unparsable(f"{token.text!r} as a duration")
-        if token.text.lower() in ("inf", "nan"):
-            raise Unparsable(f"{token.text!r} as a duration")
+        long = token.kind == "number" and len(token.text) > _MAX_NUMBER
+        if long or not plain or token.text.lower() in ("inf", "nan"):
+            return f"{token.text[:40]!r} as a duration"
+    return ""
 
 
 def _guarded(text: str) -> Any:
