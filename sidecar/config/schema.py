@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, field, fields, replace
 from functools import cached_property
 from hashlib import blake2b
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -94,6 +94,12 @@ class WatchConfig(Section):
         transform: ``rate`` or ``delta`` for counters, ``none`` for gauges, ``auto`` finds out.
         matchers: further conditions in PromQL's notation, ``job=~"api.*"``.
         max_series: how many source series the watch may match.
+        clip: the range that forecasts are kept in when published, a null end is open; a rate never falls
+            below 0 anyway.
+        retrain_cooldown: the least time between two fits that drift asks for.
+        promotion_tolerance: by which share a new version may be worse than what serves.
+        auto_promote: whether a version that passes the gate serves at once, or waits for
+            ``sentinel promote``.
         publish: what the watch publishes where that differs from ``SentinelConfig.publish``.
         expr, name: a PromQL expression and what to call its result, in place of ``metric``; not
             served yet.
@@ -116,6 +122,10 @@ class WatchConfig(Section):
     transform: values.Transform = "auto"
     matchers: values.Matchers = ()
     max_series: Annotated[int, Field(ge=1)] = 1_000
+    clip: values.Clip | None = None
+    retrain_cooldown: values.Duration = "1h"
+    promotion_tolerance: Annotated[float, Field(ge=0, le=10)] = 0.05
+    auto_promote: bool = True
     publish: WatchPublish = field(default_factory=WatchPublish)
     expr: values.Text | None = None
     name: values.OutputName | None = None
@@ -171,6 +181,10 @@ class WatchConfig(Section):
         if self.query_offset is None:
             return min(_LONGEST_QUERY_OFFSET_MS, self.granularity_ms)
         return parse_duration_ms(self.query_offset)
+
+    @cached_property
+    def retrain_cooldown_ms(self) -> int:
+        return parse_duration_ms(self.retrain_cooldown)
 
     @property
     def horizon_steps(self) -> int:
@@ -266,6 +280,9 @@ class SentinelConfig(Section):
         emit_confidence_bounds: ``_lower`` and ``_upper`` for ``_sentinel_predicted`` too.
         emitter_host: the address to listen on.
         timezone: of ``cron`` and of daily patterns.
+        train_timeout: how long one batch of fits may take before its worker is killed.
+        enable_admin_api: whether ``/api/v1/models/...`` and ``/-/reload`` take orders.
+        log_format: ``text`` or ``json``.
         external_labels: what the server adds to its series on remote read, taken off again; None
             asks the server.
         remote_read, remote_write: how to reach the two ends where that differs from
@@ -283,6 +300,9 @@ class SentinelConfig(Section):
     _: KW_ONLY
     emitter_host: values.Host = "127.0.0.1"
     timezone: values.TimeZone = "UTC"
+    train_timeout: values.Duration = "5m"
+    enable_admin_api: bool = False
+    log_format: Literal["text", "json"] = "text"
     external_labels: values.Labels | None = None
     remote_read: RemoteReadConfig = field(default_factory=RemoteReadConfig)
     remote_write: RemoteWriteConfig = field(default_factory=RemoteWriteConfig)
@@ -296,6 +316,10 @@ class SentinelConfig(Section):
         seen: Counter[str] = Counter()
         watches = tuple(watch.within(self.publish, seen) for watch in self.watches)
         object.__setattr__(self, "watches", watches)  # before anybody has seen it
+
+    @property
+    def train_timeout_s(self) -> float:
+        return parse_duration_ms(self.train_timeout) / 1000
 
     @property
     def scrape_timeout_s(self) -> float:

@@ -247,6 +247,30 @@ def check_steps(value: object) -> Literal["auto"] | tuple[int, ...]:
     return tuple(sorted({one for one in numbers if one is not None}))
 
 
+def check_clip(value: object) -> tuple[float | None, float | None]:
+    """The range of published forecasts: two numbers or nulls, the first below the second."""
+    ends = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
+    numbers = [None if end in _OPEN else _end(end) for end in ends]
+    low, high = numbers if len(numbers) == 2 else (None, None)
+    broken = any(
+        number is None and end not in _OPEN for end, number in zip(ends, numbers, strict=True)
+    )
+    if len(ends) != 2 or broken or (low is not None and high is not None and low >= high):
+        raise BadValue(
+            f"{value!r} is not a range: write two numbers, the first below the second, such as "
+            "[0, 100], or null for an open end: [0, null]"
+        )
+    return low, high
+
+
+_OPEN: Final = (None, "null", "~", "")
+
+
+def _end(value: object) -> float | None:
+    number = _number(str(value)) if isinstance(value, int | float | str) else math.nan
+    return number if math.isfinite(number) else None
+
+
 def _whole(value: object) -> int | None:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
@@ -387,6 +411,7 @@ MetricName: TypeAlias = Annotated[str, PlainValidator(_metric)]
 OutputName: TypeAlias = Annotated[str, PlainValidator(_output_name)]
 Labels: TypeAlias = Annotated[Mapping[str, str], PlainValidator(_labels)]
 Matchers: TypeAlias = Annotated[Sequence[str], PlainValidator(_matchers)]
+Clip: TypeAlias = Annotated[tuple[float | None, float | None], PlainValidator(check_clip)]
 Steps: TypeAlias = Annotated[Literal["auto"] | Sequence[int], PlainValidator(check_steps)]
 Threshold: TypeAlias = Annotated[str | float, PlainValidator(_threshold)]
 TimeZone: TypeAlias = Annotated[str, PlainValidator(_timezone)]

@@ -1,4 +1,4 @@
-"""A promoted version that does clearly worse than its predecessor is rolled back by itself, once."""
+"""A promoted version clearly worse than its predecessor is rolled back by itself, once."""
 
 from dataclasses import replace
 
@@ -86,7 +86,7 @@ def test_the_predecessor_runs_on_as_it_would_have_served() -> None:
 
 
 def test_a_shadow_follows_its_series_when_others_go() -> None:
-    which, r, known = promoted(worse=True)
+    which, r, _ = promoted(worse=True)
     short = replace(r, patience_ms=2 * G, forget_ms=4 * G)
     gone = [sampled(line, T0 - DAY, T0, name="b")]
     start = begun(short, which, history(short, [*gone, RAW[0]]))
