@@ -196,6 +196,4 @@ async def test_an_alert_on_the_future_fires_and_one_on_the_past_does_not(
             firing = await prometheus.until('ALERTS{alertstate="firing"}')
             recorded = await prometheus.until("demo_disk:max_ahead")
     assert {one.get("alertname") for one in firing} == {"DiskWillBeFull"}
-    assert recorded == {
-        LabelSet.of({"__name__": "demo_disk:max_ahead", "job": "api", "instance": "a"}): 99.0
-    }
+    assert recorded == {labels("demo_disk:max_ahead", instance="a"): 99.0}
