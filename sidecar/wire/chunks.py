@@ -19,6 +19,7 @@ from sidecar.wire.xor_decoder import COUNT_BYTES, XorDecoder
 # Chunks decoded at a time: enough for the price per call not to matter, and 20 ms of work.
 BLOCK_CHUNKS: Final = 4096
 
+_ONLY_XOR: Final = frozenset((Chunk.XOR,))
 _HISTOGRAMS: Final = frozenset((Chunk.HISTOGRAM, Chunk.FLOAT_HISTOGRAM))
 
 
@@ -107,19 +108,24 @@ class ChunkDecoder:
         )
 
     def _take(self, owner: int, labels: LabelSet, series: ChunkedSeries) -> None:
-        for chunk in series.chunks:
-            kind = chunk.type
-            if kind == Chunk.XOR:
-                data = chunk.data
-                self._chunks.append(data)
-                self._owners.append(owner)
-                self.samples += int.from_bytes(data[:COUNT_BYTES], "big")
-                if len(self._chunks) == BLOCK_CHUNKS:
-                    self._decode_block()
-            elif kind in _HISTOGRAMS:
+        chunks = list(series.chunks)
+        if {chunk.type for chunk in chunks} != _ONLY_XOR:
+            self._note_others(labels, chunks)
+            chunks = [chunk for chunk in chunks if chunk.type in _ONLY_XOR]
+        contents = [chunk.data for chunk in chunks]
+        heads = b"".join([content[:COUNT_BYTES] for content in contents])
+        self.samples += 256 * sum(heads[::2]) + sum(heads[1::2])
+        self._chunks += contents
+        self._owners += [owner] * len(contents)
+        if len(self._chunks) >= BLOCK_CHUNKS:
+            self._decode_block()
+
+    def _note_others(self, labels: LabelSet, chunks: Sequence[Chunk]) -> None:
+        for kind in [chunk.type for chunk in chunks]:
+            if kind in _HISTOGRAMS:
                 self._histogram_chunks += 1
                 self._histogram_series[labels] = None
-            else:
+            elif kind not in _ONLY_XOR:
                 self._unknown.add(kind)
 
     def _decode_block(self) -> None:

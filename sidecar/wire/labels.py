@@ -1,7 +1,6 @@
 """Label sets out of the bytes of a series, for both ways in which series spell them."""
 
 from collections.abc import Iterable, MutableMapping, Sequence
-from itertools import pairwise
 from typing import Final, Protocol
 
 from google.protobuf.message import DecodeError
@@ -125,7 +124,8 @@ class DialectV2:
 def label_set(pairs: Iterable[tuple[str, str]]) -> LabelSet:
     """The label set of these pairs; those of a well-behaved sender are sorted already."""
     found = tuple(pairs)
-    if all(value for _, value in found) and all(a[0] < b[0] for a, b in pairwise(found)):
+    by_name = dict(found)
+    if len(by_name) == len(found) and all(by_name.values()) and list(by_name) == sorted(by_name):
         return LabelSet(found)
     return LabelSet.of(found)
 
