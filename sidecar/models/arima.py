@@ -26,8 +26,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sidecar.models import arma
-from sidecar.models.arma import Coefficients, Family
+from sidecar.models import fitting
+from sidecar.models.arma import Coefficients, Family, Prepared, certain_drift, prepare
 from sidecar.models.contract import ForecastModel, Intervals, State, put, take
 from sidecar.models.numeric import (
     IntArray,
@@ -122,10 +122,10 @@ class ARIMAModel(ForecastModel[ArimaState]):
         if len(enough) == 0:
             return state
         start = None if warm is None else _partials(take(warm, enough))
-        prepared = arma.prepare(y[enough])
+        prepared = prepare(y[enough])
         drift = drift_of(prepared, self.settings.d)
         level = prepared.without_trend(drift, self.settings.d)
-        fitted = arma.fit(self._family, level, robust=self.settings.robust, warm=start)
+        fitted = fitting.fit(self._family, level, robust=self.settings.robust, warm=start)
         return put(state, enough, self._state(fitted, prepared, drift, t_ms[-1]))
 
     def update(self, state: ArimaState, t_ms: TimeArray, y: FloatArray) -> ArimaState:
@@ -142,7 +142,7 @@ class ARIMAModel(ForecastModel[ArimaState]):
         return gaussian_intervals(mean, deviation, self.settings.level)
 
     def _state(
-        self, fitted: arma.Fit, prepared: arma.Prepared, drift: FloatArray, last_ms: np.int64
+        self, fitted: fitting.Fit, prepared: Prepared, drift: FloatArray, last_ms: np.int64
     ) -> ArimaState:
         s, T = self.settings, prepared.z.shape[1]
         scale = prepared.scale[:, None]
@@ -220,12 +220,12 @@ def _partials(state: ArimaState) -> FloatArray:
     return np.concatenate([partial_of(state.ar.T), partial_of(-state.ma.T)])
 
 
-def drift_of(prepared: arma.Prepared, differences: int) -> FloatArray:
+def drift_of(prepared: Prepared, differences: int) -> FloatArray:
     """The mean of the differenced series, (N,), as the module's text says, in the unit of z."""
     if differences == 0:
         present = prepared.present
         return np.asarray(np.where(present, prepared.z, 0.0).sum(axis=1) / present.sum(axis=1))
-    return arma.certain_drift(prepared) if differences == 1 else np.zeros(len(prepared.z))
+    return certain_drift(prepared) if differences == 1 else np.zeros(len(prepared.z))
 
 
 def family(p: int, d: int, q: int) -> Family:

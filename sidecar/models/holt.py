@@ -24,8 +24,8 @@ from typing import Final, Literal
 
 import numpy as np
 
-from sidecar.models import arma
-from sidecar.models.arma import Coefficients, Family
+from sidecar.models import fitting
+from sidecar.models.arma import Coefficients, Family, Prepared, certain_drift, prepare
 from sidecar.models.contract import ForecastModel, Intervals, State, put, take
 from sidecar.models.numeric import (
     IntArray,
@@ -121,17 +121,17 @@ class ExponentialSmoothingModel(ForecastModel[HoltState]):
         if len(enough) == 0:
             return state
         start = None if warm is None else _params(take(warm, enough))
-        fitted = self._fit_prepared(arma.prepare(y[enough]), start)
+        fitted = self._fit_prepared(prepare(y[enough]), start)
         return put(state, enough, replace(fitted, last_ms=np.full(len(enough), t_ms[-1])))
 
-    def _fit_prepared(self, prepared: arma.Prepared, warm: FloatArray | None) -> HoltState:
+    def _fit_prepared(self, prepared: Prepared, warm: FloatArray | None) -> HoltState:
         if self.settings.damped is False:
             straight, _ = self._fit_straight(prepared, None if warm is None else warm[:PHI])
             return straight
         family = FAMILIES[True, self.settings.initial]
-        fitted = arma.fit(family, prepared, robust=self.settings.robust, warm=warm)
+        fitted = fitting.fit(family, prepared, robust=self.settings.robust, warm=warm)
         state = _state(fitted, prepared, fitted.params[PHI], np.zeros(len(fitted.cost)))
-        edge = np.flatnonzero(fitted.params[PHI] >= family.upper[PHI])
+        edge = np.flatnonzero(fitted.params[PHI] > family.upper[PHI] - 1e-3)
         if self.settings.damped is True or len(edge) == 0:
             return state
         straight, cost = self._fit_straight(prepared.rows(edge), fitted.params[:PHI, edge])
@@ -139,15 +139,15 @@ class ExponentialSmoothingModel(ForecastModel[HoltState]):
         return put(state, edge[better], take(straight, better))
 
     def _fit_straight(
-        self, prepared: arma.Prepared, warm: FloatArray | None
+        self, prepared: Prepared, warm: FloatArray | None
     ) -> tuple[HoltState, FloatArray]:
         """The undamped fit and its sum of squares, in the unit of the prepared series."""
         drift = np.zeros(len(prepared.z))
         if self.settings.initial == "first":
-            drift = arma.certain_drift(prepared)
+            drift = certain_drift(prepared)
         family = FAMILIES[False, self.settings.initial]
         detrended = prepared.without_trend(drift, 1)
-        fitted = arma.fit(family, detrended, robust=self.settings.robust, warm=warm)
+        fitted = fitting.fit(family, detrended, robust=self.settings.robust, warm=warm)
         return _state(fitted, prepared, np.ones(len(drift)), drift), fitted.cost
 
     def update(self, state: HoltState, t_ms: TimeArray, y: FloatArray) -> HoltState:
@@ -191,7 +191,7 @@ def _unfitted(size: int) -> HoltState:
 
 
 def _state(
-    fitted: arma.Fit, prepared: arma.Prepared, phi: FloatArray, drift: FloatArray
+    fitted: fitting.Fit, prepared: Prepared, phi: FloatArray, drift: FloatArray
 ) -> HoltState:
     """Level and trend from the last two residuals: l = y - (1 - alpha) e, and b from both l.
 

@@ -1,11 +1,11 @@
-"""The engine under Holt and ARIMA: derivatives, starts, outliers."""
+"""The fits under Holt and ARIMA: derivatives, starts, and one by one against all at once."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from sidecar.models import arma
+from sidecar.models import alone, arma, fitting, together
 from sidecar.models.arima import family
 from sidecar.models.arma import Family
 from sidecar.models.holt import FAMILIES
@@ -51,12 +51,13 @@ def inner_params(one: Family) -> FloatArray:
 def test_the_gradient_is_the_slope_of_the_cost(some_family: Family) -> None:
     problem, _ = problem_of(some_family, walks())
     params = inner_params(some_family)
-    local = arma.local_model(some_family, problem, params)
+    local = together.local_model(some_family, problem, params)
     for k in range(len(params)):
         nudge = np.zeros((len(params), 1))
         nudge[k] = 1e-5
         above, below = (
-            arma.local_model(some_family, problem, params + sign * nudge).cost for sign in (1, -1)
+            together.local_model(some_family, problem, params + sign * nudge).cost
+            for sign in (1, -1)
         )
         slope = (above - below) / 2e-5
         scale = 1e-5 * np.abs(local.gradient).max() + 1e-9 * local.cost
@@ -66,10 +67,10 @@ def test_the_gradient_is_the_slope_of_the_cost(some_family: Family) -> None:
 def test_the_gauss_newton_matrix_is_that_of_the_residuals(some_family: Family) -> None:
     problem, _ = problem_of(some_family, walks()[4:])
     params = inner_params(some_family)[:, 4:]
-    local = arma.local_model(some_family, problem, params)
+    local = together.local_model(some_family, problem, params)
 
     def e(at: FloatArray) -> FloatArray:
-        return arma.residuals(some_family, problem, some_family.coefficients(at)).e
+        return together.errors(some_family, problem, at)
 
     slopes = []
     for k in range(len(params)):
@@ -87,8 +88,8 @@ def test_the_gauss_newton_matrix_is_that_of_the_residuals(some_family: Family) -
 def test_replayed_residuals_of_a_whole_series_are_those_of_the_batch(some_family: Family) -> None:
     problem, z = problem_of(some_family, walks()[[0, 1, 4, 5]])
     params = inner_params(some_family)[:, [0, 1, 4, 5]]
-    batch = arma.residuals(some_family, problem, some_family.coefficients(params)).e
-    same, e = arma.replay(some_family, problem, z, params)
+    batch = together.errors(some_family, problem, params)
+    same, e = together.replay(some_family, problem, z, params, robust=False)
     np.testing.assert_allclose(same, z, atol=1e-8)
     np.testing.assert_allclose(e, batch, atol=1e-7)
 
@@ -96,7 +97,7 @@ def test_replayed_residuals_of_a_whole_series_are_those_of_the_batch(some_family
 def test_a_missing_instant_has_no_residual_and_the_expected_value(some_family: Family) -> None:
     problem, z = problem_of(some_family, walks())
     params = inner_params(some_family)
-    filled, e = arma.replay(some_family, problem, z, params)
+    filled, e = together.replay(some_family, problem, z, params, robust=False)
     assert problem.weight is not None
     assert (e[problem.weight == 0.0] == 0.0).all()
     present = problem.weight > 0.0
@@ -110,11 +111,11 @@ def test_whittle_starts_near_the_best_of_its_points() -> None:
     start = arma.whittle_start(one, problem)
     costs = np.array(
         [
-            arma.local_model(one, problem, np.repeat(point[:, None], 4, axis=1)).cost
+            together.local_model(one, problem, np.repeat(point[:, None], 4, axis=1)).cost
             for point in one.points.T
         ]
     )
-    found = arma.local_model(one, problem, start).cost
+    found = together.local_model(one, problem, start).cost
     assert (found <= 1.05 * costs.min(axis=0)).all()
 
 
@@ -140,10 +141,57 @@ def test_a_drift_is_believed_only_beyond_doubt() -> None:
 
 def test_more_series_than_a_chunk_are_fitted_as_fewer() -> None:
     random = np.random.default_rng(4)
-    y = np.cumsum(random.normal(size=(arma.CHUNK + 3, 30)), axis=1)
+    y = np.cumsum(random.normal(size=(together.CHUNK + 3, 30)), axis=1)
     y[-1, 4:9] = np.nan
     one = family(1, 1, 1)
-    together = arma.fit(one, arma.prepare(y), robust=True)
-    alone = arma.fit(one, arma.prepare(y[-3:]), robust=True)
-    np.testing.assert_allclose(together.params[:, -3:], alone.params, atol=1e-6)
-    np.testing.assert_allclose(together.e[-3:], alone.e, atol=1e-6)
+    many = fitting.fit(one, arma.prepare(y), robust=True, solver=together)
+    few = fitting.fit(one, arma.prepare(y[-3:]), robust=True, solver=together)
+    np.testing.assert_allclose(many.params[:, -3:], few.params, atol=1e-6)
+    np.testing.assert_allclose(many.e[-3:], few.e, atol=1e-6)
+
+
+def test_residuals_one_by_one_are_those_of_the_batch(some_family: Family) -> None:
+    problem, _ = problem_of(some_family, walks())
+    params = inner_params(some_family)
+    np.testing.assert_allclose(
+        alone.errors(some_family, problem, params),
+        together.errors(some_family, problem, params),
+        atol=1e-7,
+    )
+
+
+@pytest.mark.parametrize("robust", [True, False])
+def test_a_replay_one_by_one_is_that_of_the_batch(some_family: Family, robust: bool) -> None:
+    y = walks()
+    y[5, 50] += 40.0
+    problem, z = problem_of(some_family, y)
+    params = inner_params(some_family)
+    one_by_one = alone.replay(some_family, problem, z, params, robust=robust)
+    at_once = together.replay(some_family, problem, z, params, robust=robust)
+    for few, many in zip(one_by_one, at_once, strict=True):
+        np.testing.assert_allclose(few, many, atol=1e-7)
+
+
+def assert_same_costs(first: FloatArray, second: FloatArray) -> None:
+    """Nearly all to a thousandth; now and then the two end in different valleys of like depth."""
+    ratio = np.abs(first / second - 1.0)
+    assert (ratio < 1e-3).mean() >= 0.75
+    assert (ratio < 0.02).all()
+
+
+def test_searches_one_by_one_and_at_once_find_the_same_cost(some_family: Family) -> None:
+    problem, _ = problem_of(some_family, walks())
+    start = arma.whittle_start(some_family, problem)
+    costs = []
+    for solver in (alone, together):
+        found = solver.search(some_family, problem, start, 40)
+        costs.append(together.local_model(some_family, problem, found).cost)
+    assert_same_costs(*costs)
+
+
+def test_few_series_are_fitted_one_by_one_and_as_well_as_many() -> None:
+    y = np.cumsum(np.random.default_rng(5).normal(size=(fitting.FEW + 1, 60)), axis=1)
+    one = family(1, 1, 1)
+    many = fitting.fit(one, arma.prepare(y), robust=True)
+    few = fitting.fit(one, arma.prepare(y[:-1]), robust=True)
+    assert_same_costs(few.cost, many.cost[:-1])
