@@ -290,6 +290,12 @@ def _delete(connection: sqlite3.Connection, rows: Sequence[tuple[int, int, int]]
     )
 
 
+def pinned(connection: sqlite3.Connection, watch: str) -> list[LabelSet]:
+    """The series of a watch that are fitted only when an operator asks for it."""
+    found = connection.execute("SELECT labels FROM series WHERE watch = ? AND pinned", (watch,))
+    return [labels_from_text(text) for (text,) in found]
+
+
 def pin(
     connection: sqlite3.Connection,
     watch: str,

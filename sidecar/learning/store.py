@@ -177,6 +177,15 @@ class VersionStore:
         with self._guard, self._database.transaction() as connection:
             rows.pin(connection, watch, labels, pinned, at_ms, who)
 
+    def pinned(self, watch: str) -> frozenset[LabelSet]:
+        """The series of a watch that are fitted only when an operator asks for it.
+
+        Raises:
+            StoreError: the file cannot be read.
+        """
+        with self._guard, self._database.reading() as connection:
+            return frozenset(rows.pinned(connection, watch))
+
     def versions(self, watch: str, labels: LabelSet) -> list[VersionRecord]:
         """What is kept of a series, newest first; empty where nothing is.
 
