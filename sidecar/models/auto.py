@@ -14,7 +14,9 @@ and ``naive``.
             taken at each. Then every member on everything.
     choose  the median of the live members, unless some member's error is below (1 - margin) times
             the median's own.
-    bounds  the median of the members' bounds, or those of the one chosen.
+    bounds  the median of the members' bounds, or those of the one chosen, times the square root of
+            the quantile of |residual| / half width in the back-test (split conformal prediction,
+            blended and bounded as its few scores deserve: 1/2 to 2).
 
 With less history than the back-test needs, the median of whatever could be fitted and naive; with
 less than that, naive alone. ``explain`` says which it was and by what figures.
@@ -23,10 +25,12 @@ Settings: ``margin`` (.2), ``origins`` (4), ``horizon_steps`` (the watch's), ``l
 interval (.95).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sidecar.models.composite import composite, flat, part
 from sidecar.models.contract import ForecastModel, Intervals, State, as_float
@@ -45,6 +49,7 @@ FEWEST: Final = 10
 MEDIAN: Final = -1
 # Levels decay to their mean, which is no forecast so far ahead.
 LONG_HORIZON: Final = 96
+SPREAD: Final = (0.5, 2.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +82,13 @@ class AutoState(State):
         errors: (N, members + 1) mean absolute errors of the back-test, the median's last; NaN
             where there was none.
         values: (N,) int64, how many values the fit had.
+        spread: (N,) what the members' widths are multiplied by.
     """
 
     choice: IntArray
     errors: FloatArray
     values: IntArray
+    spread: FloatArray
 
 
 class AutoModel(ForecastModel[AutoState]):
@@ -115,90 +122,105 @@ class AutoModel(ForecastModel[AutoState]):
 
     def fit(self, t_ms: TimeArray, y: FloatArray) -> AutoState:
         values = np.isfinite(y).sum(axis=1)
-        errors = self._backtest(t_ms, y, values)
+        errors, choice, spread = self._backtest(t_ms, y, values)
         states = {name: self._fit_member(name, t_ms, y) for name in self.names}
-        return self._state(states, self._choose(errors, values), errors, values)
+        own = {"choice": choice, "errors": errors, "values": values, "spread": spread}
+        return self._state(states, own)
 
     def _fit_member(self, name: str, t_ms: TimeArray, y: FloatArray) -> State:
         newest = slice(-HOLT_INSTANTS if name == "holt" else None, None)
         state: State = self.members[name].fit(t_ms[newest], y[:, newest])
         return state
 
-    def _state(
-        self, states: dict[str, State], choice: IntArray, errors: FloatArray, values: IntArray
-    ) -> AutoState:
+    def _state(self, states: Mapping[str, State], own: Mapping[str, NDArray[Any]]) -> AutoState:
         sigma = np.stack([states[name].sigma for name in self.names])
-        chosen = np.where(choice == MEDIAN, _middle(sigma), _pick(sigma, choice))
-        arrays: dict[str, Any] = {}
+        arrays = dict(own)
         for name, state in states.items():
             arrays |= flat(name, state)
         return self.state_type(
             last_ms=np.max([state.last_ms for state in states.values()], axis=0),
-            sigma=chosen,
-            choice=choice,
-            errors=errors,
-            values=values,
+            sigma=_served(sigma, _middle(sigma), own["choice"]),
             **arrays,
         )
+
+    def _moved(self, state: AutoState, states: Mapping[str, State]) -> AutoState:
+        own = {name: getattr(state, name) for name in ("choice", "errors", "values", "spread")}
+        return self._state(states, own)
 
     def _states(self, state: AutoState) -> dict[str, State]:
         return {name: part(state, name, member.state_type) for name, member in self.members.items()}
 
-    def _backtest(self, t_ms: TimeArray, y: FloatArray, values: IntArray) -> FloatArray:
-        """(N, members + 1) mean absolute errors, the median's last; NaN where not tested."""
+    def _backtest(
+        self, t_ms: TimeArray, y: FloatArray, values: IntArray
+    ) -> tuple[FloatArray, IntArray, FloatArray]:
+        """Errors (N, members + 1), the median's last and NaN where there was no test; what serves
+        (N,); and by how much widths are to be scaled (N,)."""
         n, size = y.shape
         errors = np.full((n, len(self.names) + 1), np.nan)
+        choice = np.where(values < FEWEST, self.names.index("naive"), MEDIAN)
+        spread = np.ones(n)
         horizon = max(1, min(self.settings.horizon_steps, size // 12))
         held = max(self.settings.origins * horizon, min(SHORTEST_BACKTEST, size // 6))
         rows = np.flatnonzero(values >= SHORTEST_BACKTEST + held)
         if not len(rows) or size <= held:
-            return errors
-        paths, actual = self._rolled(t_ms, y[rows], held, horizon)
+            return errors, choice, spread
+        origins = np.linspace(size - held, size - horizon, self.settings.origins).astype(int)
+        paths = self._rolled(t_ms, y[rows], origins.tolist(), horizon)
+        actual = np.stack([y[rows, origin : origin + horizon] for origin in origins], axis=1)
         middle = _middle(paths[: self.names.index("naive")])
-        off = np.abs(np.concatenate([paths, middle[None]]) - actual)
-        known = np.isfinite(actual)
-        count = known.sum(axis=(1, 2))
-        total = np.where(known, off, 0.0).sum(axis=(2, 3))
-        errors[rows] = np.where(count > 0, total / np.maximum(count, 1), np.nan).T
-        return errors
+        means = np.concatenate([paths[:, 0], middle[:1]])
+        errors[rows] = _mean_known(np.abs(means - actual)).T
+        choice[rows] = self._choose(errors[rows])
+        serving = _served(paths.swapaxes(1, 2), middle.swapaxes(0, 1), choice[rows])
+        mean, lower, upper = serving.swapaxes(0, 1)
+        spread[rows] = self._spread(mean, (upper - lower) / 2, actual)
+        return errors, choice, spread
 
     def _rolled(
-        self, t_ms: TimeArray, y: FloatArray, held: int, horizon: int
-    ) -> tuple[FloatArray, FloatArray]:
-        """Forecasts (members, N, V, H) and actuals (N, V, H) at V origins in the newest ``held``.
+        self, t_ms: TimeArray, y: FloatArray, origins: list[int], horizon: int
+    ) -> FloatArray:
+        """(members, 3, N, V, H) means and bounds of every member from V origins.
 
-        Each member is fitted once, before all of them, and rolled from one to the next.
+        Each is fitted once, before the first of them, and rolled from one to the next.
         """
-        size = y.shape[1]
-        origins = np.linspace(size - held, size - horizon, self.settings.origins).astype(int)
-        paths = np.empty((len(self.names), len(y), len(origins), horizon))
+        paths = np.empty((len(self.names), 3, len(y), len(origins), horizon))
         for at, (name, member) in enumerate(self.members.items()):
-            before = size - held
+            before = origins[0]
             state = self._fit_member(name, t_ms[:before], y[:, :before])
             for v, origin in enumerate(origins):
                 if origin > before:
                     state = member.update(state, t_ms[before:origin], y[:, before:origin])
                     before = origin
-                paths[at, :, v] = member.forecast(state, t_ms[origin : origin + horizon]).mean
-        actual = np.stack([y[:, origin : origin + horizon] for origin in origins], axis=1)
-        return paths, actual
+                got = member.forecast(state, t_ms[origin : origin + horizon])
+                paths[at, :, :, v] = got.mean, got.lower, got.upper
+        return paths
 
-    def _choose(self, errors: FloatArray, values: IntArray) -> IntArray:
+    def _choose(self, errors: FloatArray) -> IntArray:
         """(N,) the member whose error is least, if it is clearly below the median's own."""
         singles, median = errors[:, :-1], errors[:, -1]
         known = np.where(np.isfinite(singles), singles, np.inf)
         best = np.argmin(known, axis=1)
         with np.errstate(invalid="ignore"):
             clear = known[np.arange(len(best)), best] < (1 - self.settings.margin) * median
-        choice = np.where(clear, best, MEDIAN)
-        return np.where(values < FEWEST, self.names.index("naive"), choice)
+        return np.where(clear, best, MEDIAN)
+
+    def _spread(self, mean: FloatArray, half: FloatArray, actual: FloatArray) -> FloatArray:
+        """(N,) the square root of the quantile of the scores, each argument (N, V, H)."""
+        with np.errstate(over="ignore"):
+            ratio = np.abs(actual - mean) / np.maximum(half, np.finfo(np.float64).tiny)
+        scores = np.sort(ratio.reshape(len(actual), -1), axis=1)
+        count = np.isfinite(scores).sum(axis=1)
+        rank = np.ceil(self.settings.level * (count + 1)).astype(np.int64)
+        at = np.clip(np.minimum(rank, count) - 1, 0, None)
+        k = np.take_along_axis(scores, at[:, None], axis=1)[:, 0]
+        return np.where(count > 0, np.clip(np.sqrt(k), *SPREAD), 1.0)
 
     def update(self, state: AutoState, t_ms: TimeArray, y: FloatArray) -> AutoState:
         states = {
             name: self.members[name].update(one, t_ms, y)
             for name, one in self._states(state).items()
         }
-        return self._state(states, state.choice, state.errors, state.values)
+        return self._moved(state, states)
 
     def finetune(self, state: AutoState, t_ms: TimeArray, y: FloatArray) -> AutoState:
         """Every member learns on; the choice between them stays until the next fit."""
@@ -206,28 +228,19 @@ class AutoModel(ForecastModel[AutoState]):
             name: self.members[name].finetune(one, t_ms, y)
             for name, one in self._states(state).items()
         }
-        return self._state(states, state.choice, state.errors, state.values)
+        return self._moved(state, states)
 
     def forecast(self, state: AutoState, t_ms: TimeArray) -> Intervals:
-        paths = np.stack(
-            [
-                (one.mean, one.lower, one.upper)
-                for one in (
-                    self.members[name].forecast(part_state, t_ms)
-                    for name, part_state in self._states(state).items()
-                )
-            ]
-        )
-        chosen = state.choice != MEDIAN
-        single = _pick(paths.swapaxes(1, 2), state.choice).swapaxes(0, 1)
+        got = [self.members[name].forecast(one, t_ms) for name, one in self._states(state).items()]
+        paths = np.stack([(one.mean, one.lower, one.upper) for one in got])
+        alone = paths.copy()
         # Where nothing was back-tested, naive has a voice in the median.
-        tested = np.isfinite(state.errors[:, -1])
-        paths[self.names.index("naive")][:, tested] = np.nan
-        middle = _middle(paths)
-        mean, lower, upper = np.where(chosen[:, None], single, middle)
+        paths[self.names.index("naive")][:, np.isfinite(state.errors[:, -1])] = np.nan
+        serving = _served(alone.swapaxes(1, 2), _middle(paths).swapaxes(0, 1), state.choice)
+        mean, lower, upper = serving.swapaxes(0, 1)
         # The middle of several widths may shrink with the lead; uncertainty does not.
-        below = np.maximum.accumulate(mean - lower, axis=1)
-        above = np.maximum.accumulate(upper - mean, axis=1)
+        below = np.maximum.accumulate(mean - lower, axis=1) * state.spread[:, None]
+        above = np.maximum.accumulate(upper - mean, axis=1) * state.spread[:, None]
         return Intervals(mean=mean, lower=mean - below, upper=mean + above)
 
     def explain(self, state: AutoState) -> list[str]:
@@ -263,6 +276,16 @@ def _middle(stack: FloatArray) -> FloatArray:
     return as_float((low + (high - low) / 2)[0])
 
 
-def _pick(stack: FloatArray, choice: IntArray) -> FloatArray:
-    """(N, ...) of ``stack`` (members, N, ...) the member that was chosen for each series."""
-    return stack[np.maximum(choice, 0), np.arange(stack.shape[1])]
+def _served(members: FloatArray, middle: FloatArray, choice: IntArray) -> FloatArray:
+    """(N, ...) what was chosen for each series, of ``members`` (members, N, ...) or the middle."""
+    single = members[np.maximum(choice, 0), np.arange(len(choice))]
+    chosen = (choice != MEDIAN).reshape(-1, *[1] * (single.ndim - 1))
+    return np.where(chosen, single, middle)
+
+
+def _mean_known(values: FloatArray) -> FloatArray:
+    """(..., N) the mean over the last two axes, NaN left out; NaN where all are."""
+    known = np.isfinite(values)
+    count = known.sum(axis=(-2, -1))
+    total = np.where(known, values, 0.0).sum(axis=(-2, -1))
+    return as_float(np.where(count > 0, total / np.maximum(count, 1), np.nan))

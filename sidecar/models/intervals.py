@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from sidecar.models.contract import Intervals
+from sidecar.models.contract import Intervals, as_float
 from sidecar.series import FloatArray
 
 Float32Array = NDArray[np.float32]
@@ -183,7 +183,8 @@ def observe(
         use = use & steer[:, None]
     # A residual outside counts on its side; the two sides are not equally wide.
     sided = np.exp(np.where(residuals > 0, 1, -1) * calibration.side[:, None])
-    outside = use & (np.abs(residuals) > half_widths * sided / np.cosh(calibration.side)[:, None])
+    bound = half_widths * sided / np.cosh(calibration.side)[:, None]
+    outside: BoolArray = use & (np.abs(residuals) > bound)
     moved = _steered(calibration, lead_array, residuals, use, outside)
     scores, place = _stored(calibration, score, use)
     factor = _factors(scores, moved.share, moved.side)
@@ -202,7 +203,7 @@ def _steered(
     """Share, side, shape and coverage after the judged leads of one instant."""
     count = np.maximum(use.sum(axis=1), 1)
     seen = use.any(axis=1)
-    missed = outside.sum(axis=1) / count
+    missed = as_float(outside.sum(axis=1) / count)
     share = calibration.share + np.where(seen, STEERING * (1 - calibration.level - missed), 0.0)
     tilt = np.where(residuals > 0, outside, -1.0 * outside).sum(axis=1) / count
     side = calibration.side + SIDEWAYS * tilt
