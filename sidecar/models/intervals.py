@@ -202,14 +202,14 @@ def _steered(
 ) -> Calibration:
     """Share, side, shape and coverage after the judged leads of one instant."""
     count = np.maximum(use.sum(axis=1), 1)
-    seen = use.any(axis=1)
+    seen, whole = use.any(axis=1), use.all(axis=1, keepdims=True)
     missed = as_float(outside.sum(axis=1) / count)
     share = calibration.share + np.where(seen, STEERING * (1 - calibration.level - missed), 0.0)
-    tilt = np.where(residuals > 0, outside, -1.0 * outside).sum(axis=1) / count
+    tilt = np.where(outside, np.sign(residuals), 0.0).sum(axis=1) / count
     side = calibration.side + SIDEWAYS * tilt
     octaves = _octaves(leads, calibration.shape.shape[1])
-    uneven = np.where(use, outside - missed[:, None], 0.0) @ octaves
-    shape = calibration.shape + np.where(use.all(axis=1)[:, None], ALONG * uneven, 0.0)
+    uneven = np.where(use, outside - missed.reshape(-1, 1), 0.0) @ octaves
+    shape = calibration.shape + np.where(whole, ALONG * uneven, 0.0)
     return replace(
         calibration,
         share=np.clip(share, -0.05, 0.5),
