@@ -7,6 +7,7 @@ file is named at all.
 import base64
 import ssl
 import tempfile
+import warnings
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -32,13 +33,17 @@ class Credentials:
 
 
 class CredentialSource:
-    """Builds ``Credentials``; the TLS context is built anew only where a file's bytes changed."""
+    """Builds ``Credentials``; the TLS context is built anew only where a file's bytes changed.
+
+    Attributes:
+        fixed: once built, where no file is named: nothing is read again.
+    """
 
     def __init__(self, settings: HttpSettings) -> None:
         self._settings = settings
         self._tls: ssl.SSLContext | None = None
         self._tls_digest = b""
-        self._fixed: Credentials | None = None
+        self.fixed: Credentials | None = None
 
     @property
     def reads_files(self) -> bool:
@@ -57,14 +62,14 @@ class CredentialSource:
         Raises:
             Unavailable: a file is unreadable or holds what cannot be sent; it may be mended.
         """
-        if self._fixed is not None:
-            return self._fixed
+        if self.fixed is not None:
+            return self.fixed
         try:
             loaded = Credentials(tuple(_headers(self._settings)), self._context())
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             raise Unavailable(f"{self._settings.display_url}: credentials: {error}") from error
         if not self.reads_files:
-            self._fixed = loaded
+            self.fixed = loaded
         return loaded
 
     def _context(self) -> ssl.SSLContext | None:
@@ -90,10 +95,12 @@ def _build_context(tls: TlsConfig, ca: str, cert: str, key: str) -> ssl.SSLConte
     if tls.insecure_skip_verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    if tls.min_version:
-        context.minimum_version = _TLS[tls.min_version]
-    if tls.max_version:
-        context.maximum_version = _TLS[tls.max_version]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the operator asked for an old version
+        if tls.min_version:
+            context.minimum_version = _TLS[tls.min_version]
+        if tls.max_version:
+            context.maximum_version = _TLS[tls.max_version]
     if cert:
         # OpenSSL takes a chain from a file only, and inline PEM has none. mkstemp gives mode 0600.
         with tempfile.NamedTemporaryFile("w", suffix=".pem") as chain:

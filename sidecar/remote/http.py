@@ -242,9 +242,8 @@ class HttpClient:
             yield response
 
     async def _load_credentials(self) -> Credentials:
-        if self._credentials.reads_files:
-            return await asyncio.to_thread(self._credentials.load)
-        return self._credentials.load()
+        fixed = self._credentials.fixed
+        return fixed if fixed else await asyncio.to_thread(self._credentials.load)
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
