@@ -60,7 +60,7 @@ class CycleRules:
         patience_ms: a series silent for longer is no longer forecast, and its outputs end.
         forget_ms: a series silent for longer is forgotten.
         max_series: how many series the watch may have.
-        non_negative: forecasts are clipped at zero when published.
+        lowest, highest: what forecasts are clipped to when published; infinite where open.
     """
 
     watch: str
@@ -73,7 +73,8 @@ class CycleRules:
     patience_ms: int
     forget_ms: int
     max_series: int
-    non_negative: bool
+    lowest: float
+    highest: float
     drift: DriftSettings
     gate: GateSettings
 
@@ -254,14 +255,14 @@ def _forecast(rules: CycleRules, model: Model, known: Known) -> Forecast:
             upper=np.where(rows, fallback.upper, plain.upper),
         )
     wide = intervals.widen(plain, known.calibration)
-    floor = 0.0 if rules.non_negative else -np.inf
+    low, high = rules.lowest, rules.highest
     return Forecast(
         labels=known.labels,
         origin_ms=known.origin_ms,
         step_ms=rules.granularity_ms,
-        mean=np.maximum(wide.mean, floor),
-        lower=np.maximum(wide.lower, floor),
-        upper=np.maximum(wide.upper, floor),
+        mean=np.clip(wide.mean, low, high),
+        lower=np.clip(wide.lower, low, high),
+        upper=np.clip(wide.upper, low, high),
     )
 
 

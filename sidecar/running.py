@@ -21,7 +21,6 @@ from aiohttp import web
 from sidecar.config import SentinelConfig, WatchConfig
 from sidecar.errors import RemoteError, SidecarError
 from sidecar.ingest.checks import DEFAULT_LOOKBACK_DELTA_MS
-from sidecar.learning.gate import GateSettings
 from sidecar.learning.schedule import FitQueue
 from sidecar.learning.store import VersionStore
 from sidecar.learning.workers import FitPool
@@ -92,7 +91,6 @@ class Running:
         self._kinds: dict[str, str | None] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._lag_s = 0.0
-        self._gate = GateSettings()
         self._trouble = "Prometheus has not answered yet"
 
     async def __aenter__(self) -> "Running":
@@ -107,13 +105,12 @@ class Running:
             self._site = await self._listen()
             for writer in self._writers:
                 await writer.start()
-            self._pool = FitPool(processes=_FIT_PROCESSES)
+            self._pool = FitPool(processes=_FIT_PROCESSES, timeout_s=self.config.train_timeout_s)
             self._pool.start()
             self._trainer = Trainer(
                 self._pool,
                 FitQueue(),
                 StoredVersions(self._store, _now_ms),
-                self._gate,
                 self.in_thread,
                 _now_ms,
                 self._note_training,
@@ -252,7 +249,6 @@ class Running:
             reader=self._reader,
             trainer=self._trainer,
             memory=self._store,
-            gate=self._gate,
             in_thread=self.in_thread,
             now_ms=_now_ms,
             lookback_delta_ms=self._lookback_delta_ms,

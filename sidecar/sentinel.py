@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from sidecar.config import SentinelConfig
 from sidecar.errors import SidecarError
+from sidecar.logs import set_up_logging
 from sidecar.running import SHUTDOWN_S, Progress, Running
 
 __all__ = ["Progress", "Sentinel"]
@@ -88,7 +89,7 @@ class Sentinel:
 
     async def _live(self, do: Callable[["Running"], Coroutine[Any, Any, T]]) -> T:
         if self._log_level is not None:
-            _set_up_logging(self._log_level)
+            set_up_logging(self._log_level, self.config.log_format)
         self._ended.clear()
         try:
             async with Running(self.config, self._on_progress) as running:
@@ -97,11 +98,6 @@ class Sentinel:
         finally:
             self._running = None
             self._ended.set()
-
-
-def _set_up_logging(level: str) -> None:
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("sidecar").setLevel(level)
 
 
 async def _until_stopped(running: Running) -> None:

@@ -51,6 +51,9 @@ class Trainee(Protocol):
     def horizon_steps(self) -> int: ...
 
     @property
+    def gate(self) -> GateSettings: ...
+
+    @property
     def learned(self) -> Known: ...
 
     async def history(self, series: Sequence[str]) -> SeriesBatch:
@@ -181,7 +184,6 @@ class Trainer:
         pool: FitPool,
         queue: FitQueue,
         book: VersionBook,
-        settings: GateSettings,
         in_thread: InThread,
         now_ms: Callable[[], int],
         note: Callable[[TrainingNote], None],
@@ -189,7 +191,6 @@ class Trainer:
         self._pool = pool
         self._queue = queue
         self._book = book
-        self._settings = settings
         self._in_thread = in_thread
         self._now_ms = now_ms
         self._note = note
@@ -327,7 +328,7 @@ class Trainer:
         live[met] = recorded[places[met]]
         serving = np.zeros(len(labels), dtype=np.bool_)
         serving[met] = known.versions[places[met]] > 0
-        verdicts = gate.decide(outcome, live, serving, self._settings)
+        verdicts = gate.decide(outcome, live, serving, trainee.gate)
         return Training(
             batch, trainee.model, trainee.spec, labels, history.grid.end_ms, outcome, verdicts
         )

@@ -11,8 +11,9 @@ instants since then are replayed, so that ``expected`` has no hole and nothing i
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -27,14 +28,10 @@ from sidecar.cycle import (
 )
 from sidecar.duration import format_duration
 from sidecar.errors import DataError, SidecarError, StoreError
-from sidecar.ingest.checks import scrape_interval_ms, staleness_ms
-from sidecar.ingest.counters import looks_like_counter
 from sidecar.known import Fitted, Known, adopt, begin
-from sidecar.learning import drift
-from sidecar.learning.drift import DriftSettings, Severity, Threshold
 from sidecar.learning.gate import GateSettings
-from sidecar.learning.records import Group
-from sidecar.learning.schedule import Cron, CronTrigger, Mode, Trigger, spread_ms
+from sidecar.learning.records import AuditEntry, Group
+from sidecar.learning.schedule import Cron, Mode, Trigger, spread_ms
 from sidecar.learning.worker import ModelSpec
 from sidecar.models.contract import ForecastModel, State, from_arrays, take
 from sidecar.models.registry import ModelContext, build
@@ -42,6 +39,7 @@ from sidecar.names import Reason
 from sidecar.past import Past, SourceReader, rows_of
 from sidecar.publish.publisher import InThread, WatchPublisher
 from sidecar.remote.backoff import BackoffSettings, delay_s
+from sidecar.rules import make_rules
 from sidecar.series import (
     LabelSet,
     RawSeries,
@@ -50,14 +48,12 @@ from sidecar.series import (
 )
 from sidecar.snapshot import pack, recipe, unpack
 from sidecar.trainer import Trainer
+from sidecar.wishes import FitWishes
 
 log = logging.getLogger(__name__)
 
-FORGET_MS: Final = 3_600_000
 # A stock receiver takes samples that are up to an hour behind its newest; five minutes are margin.
 RECEIVER_WINDOW_MS: Final = 55 * 60_000
-# How long a fit that went wrong, rather than lacked data, waits for its next try.
-RETRY_FIT_MS: Final = 600_000
 # How many of the newest instants stay at hand, so that a fit can catch up with those that came
 # while it ran: five minutes at one second, an hour at one minute.
 LEAST_AT_HAND: Final = 60
@@ -75,6 +71,21 @@ class Memory(Protocol):
 
     def get_runtime(self, name: str) -> tuple[dict[str, NDArray[Any]], dict[str, Any]] | None: ...
 
+    def pinned(self, watch: str) -> frozenset[LabelSet]: ...
+
+    def note(self, entries: Iterable[AuditEntry]) -> None: ...
+
+    def rollback(
+        self,
+        watch: str,
+        labels: LabelSet,
+        to_version: int | None = None,
+        *,
+        at_ms: int,
+        who: str = "operator",
+        pin: bool = True,
+    ) -> Group: ...
+
 
 @dataclass(frozen=True)
 class Ports:
@@ -89,7 +100,6 @@ class Ports:
     reader: SourceReader
     trainer: Trainer
     memory: Memory
-    gate: GateSettings
     in_thread: InThread
     now_ms: Callable[[], int]
     lookback_delta_ms: Callable[[], int]
@@ -122,18 +132,22 @@ class Watch:
     ) -> None:
         self.config = config
         self.publisher = publisher
+        self.gate = GateSettings(config.promotion_tolerance, config.auto_promote)
         self.known: Known | None = None
         self.latest: Advance | None = None
         self.trouble = ""
-        self.last_fit_ms: dict[str, int] = {}
         self._ports = ports
         context = ModelContext(config.granularity_ms, config.horizon_steps, config.n_lags, timezone)
         self.model: ForecastModel[State] = build(config.model_choice, config.model_params, context)
         self.spec = ModelSpec.of(config.model_choice, config.model_params, context)
         spread = spread_ms(config.id, config.granularity_ms // 4)
         self._offset_ms = config.query_offset_ms + spread
-        self._cron = CronTrigger(
-            Cron(config.cron, timezone), offset_ms=spread_ms(config.id, RETRY_FIT_MS)
+        self.wishes = FitWishes(
+            config,
+            Cron(config.cron, timezone),
+            self.model.min_instants,
+            partial(ports.trainer.ask, config.id),
+            ports.now_ms,
         )
         self._past = Past(
             ports.reader, ports.in_thread, config.training_window_ms, self.model.longest_fit
@@ -142,7 +156,6 @@ class Watch:
         self._first_history: SeriesBatch | None = None
         self._first: set[str] = set()
         self._first_done = asyncio.Event()
-        self._retry_ms: dict[str, int] = {}
         self._fitted: list[Fitted] = []
         self._failures = 0
         self._saved_ms = 0
@@ -175,31 +188,16 @@ class Watch:
     def deliver(self, fitted: Fitted) -> None:
         """Called by the trainer; put into service before the next cycle."""
         self._fitted.append(fitted)
-        now_ms = self._ports.now_ms()
-        for row, one in enumerate(fitted.labels):
-            self._first.discard(one.key)
-            if fitted.promoted[row]:
-                self.last_fit_ms[one.key] = now_ms
-                self._retry_ms.pop(one.key, None)
-            else:
-                self._retry_ms[one.key] = now_ms + self._pause_ms(fitted, row)
+        self.wishes.granted(fitted)
+        self._first.difference_update(one.key for one in fitted.labels)
         self._wake_when_first_done()
 
     def failed(self, series: Sequence[str], error: Exception) -> None:
         """Called by the trainer: nothing was fitted for these, and it is worth another try."""
         self.trouble = f"fits failed: {error}"
-        again_ms = self._ports.now_ms() + RETRY_FIT_MS // 10
-        for key in series:
-            self._first.discard(key)
-            self._retry_ms[key] = again_ms
+        self.wishes.put_off(series)
+        self._first.difference_update(series)
         self._wake_when_first_done()
-
-    def _pause_ms(self, fitted: Fitted, row: int) -> int:
-        """When a series that got no version is tried again: as soon as it can have enough data."""
-        if fitted.why_unfitted[row] is not Reason.INSUFFICIENT_HISTORY:
-            return RETRY_FIT_MS
-        lacking = self.model.min_instants - int(fitted.n_samples[row])
-        return max(1, lacking) * self.config.granularity_ms
 
     def _wake_when_first_done(self) -> None:
         if not self._first:
@@ -325,7 +323,8 @@ class Watch:
             self.publisher,
         )
         self.known, self.latest = known, result
-        self._ask_for_fits(result)
+        await self._record_rollbacks(result)
+        self.known = self.wishes.after_cycle(known, result, rules.drift)
         self._log(result)
         await self._save()
         return result
@@ -341,6 +340,7 @@ class Watch:
             return False
         self._rules = rules = await self._ruled(found)
         self.publisher.transformed(rules.transform)
+        await self._read_pins()
         if await self._remembered(rules, instant_ms):
             return True
         labels = sorted(one.labels for one in found)[: rules.max_series]
@@ -360,6 +360,14 @@ class Watch:
         self._ports.trainer.ask(self.watch_id, sorted(self._first), Trigger.FIRST, Mode.FULL)
         await self._first_done.wait()
         return True
+
+    async def _read_pins(self) -> None:
+        try:
+            pins = await self._ports.in_thread(self._ports.memory.pinned, self.watch_id)
+        except StoreError as error:
+            log.warning("watch %s: which series are pinned is not known: %s", self.title, error)
+            return
+        self.wishes.pinned = {one.key for one in pins}
 
     async def _remembered(self, rules: CycleRules, instant_ms: int) -> bool:
         """Go on from what an earlier run left, if it is of this recipe and not too long ago."""
@@ -407,33 +415,11 @@ class Watch:
         return [one for one in raw if one.timestamps_ms.size]
 
     async def _ruled(self, found: Sequence[RawSeries]) -> CycleRules:
-        """The rules, with what only the data can tell: scrape interval, counter or gauge."""
-        config = self.config
-        interval_ms = scrape_interval_ms(found)
-        lookback_ms = self._ports.lookback_delta_ms()
-        transform = config.transform
-        if transform == "auto":
-            kind = await self._ports.kind_of(config.metric)
-            counts = looks_like_counter(config.metric, found, kind)
-            transform = "rate" if counts else "none"
-        return CycleRules(
-            watch=self.watch_id,
-            selector=config.selector,
-            granularity_ms=config.granularity_ms,
-            horizon_steps=config.horizon_steps,
-            transform=transform,
-            staleness_ms=staleness_ms(config.granularity_ms, interval_ms, lookback_ms),
-            overlap_ms=config.query_offset_ms + 2 * (interval_ms or config.granularity_ms),
-            patience_ms=max(lookback_ms, 2 * config.granularity_ms),
-            forget_ms=max(FORGET_MS, 4 * config.granularity_ms),
-            max_series=config.max_series,
-            non_negative=transform == "rate",
-            drift=DriftSettings(
-                finetune=Threshold.parse(config.drift_finetune_threshold),
-                retrain=Threshold.parse(config.drift_retrain_threshold),
-            ),
-            gate=self._ports.gate,
-        )
+        """The rules, with what only the data can tell."""
+        kind = None
+        if self.config.transform == "auto":
+            kind = await self._ports.kind_of(self.config.metric)
+        return make_rules(self.config, found, kind, self._ports.lookback_delta_ms(), self.gate)
 
     async def _history_end_ms(self, labels: Sequence[LabelSet], instant_ms: int) -> int:
         """Where the history ends: at what was written last, if the rest can still be caught up."""
@@ -453,46 +439,29 @@ class Watch:
             except ValueError as error:
                 log.warning("watch %s: a fit came too late: %s", self.title, error)
 
-    def _ask_for_fits(self, result: Advance) -> None:
-        known, rules = self._learned
-        now_ms = self._ports.now_ms()
-        keys = [one.key for one in known.labels]
-        alive = ~known.ended
-        for key in (one.key for one in result.newcomers):
-            self._retry_ms.setdefault(key, now_ms)
-        unfitted = [
-            key
-            for row, key in enumerate(keys)
-            if known.versions[row] == 0 and alive[row] and self._retry_ms.get(key, now_ms) <= now_ms
-        ]
-        for key in unfitted:  # asked for now; the next try is set by what comes of it
-            self._retry_ms[key] = now_ms + RETRY_FIT_MS
-        self._ask(unfitted, Trigger.FIRST, Mode.FULL)
-        self._ask_for_drift(result, rules)
-        if self._cron.poll(now_ms) is not None:
-            self._ask([key for row, key in enumerate(keys) if alive[row]], Trigger.CRON, Mode.FULL)
-
-    def _ask_for_drift(self, result: Advance, rules: CycleRules) -> None:
-        known, _ = self._learned
-        due = np.where((known.versions > 0) & ~known.ended, result.drift.due, 0)
-        for severity, mode in ((Severity.FINETUNE, Mode.FINETUNE), (Severity.RETRAIN, Mode.FULL)):
-            rows = np.flatnonzero(due == severity)
-            self._ask(
-                [known.labels[row].key for row in rows],
-                Trigger.DRIFT,
-                mode,
-                result.drift.times[rows].tolist(),
+    async def _record_rollbacks(self, result: Advance) -> None:
+        """Write down that promotions were undone because they turned out worse."""
+        for labels, old, new in result.rolled_back:
+            log.warning(
+                "watch %s: v%d of %s did worse than v%d, which serves again",
+                self.title,
+                old,
+                labels,
+                new,
             )
-        rows = np.flatnonzero(due)
-        if rows.size:
-            moved = drift.queued(known.drift, rules.drift, known.origin_ms, rows, due[rows])
-            self.known = replace(known, drift=moved)
-
-    def _ask(
-        self, keys: Sequence[str], trigger: Trigger, mode: Mode, times: Sequence[float] = ()
-    ) -> None:
-        if keys:
-            self._ports.trainer.ask(self.watch_id, keys, trigger, mode, times)
+            switch = partial(
+                self._ports.memory.rollback,
+                self.watch_id,
+                labels,
+                new,
+                at_ms=self._ports.now_ms(),
+                who="gate",
+                pin=False,
+            )
+            try:
+                await self._ports.in_thread(switch)
+            except StoreError as error:
+                log.warning("watch %s: the switch is not recorded: %s", self.title, error)
 
     # Telling
 

@@ -94,8 +94,8 @@ class WatchConfig(Section):
         transform: ``rate`` or ``delta`` for counters, ``none`` for gauges, ``auto`` finds out.
         matchers: further conditions in PromQL's notation, ``job=~"api.*"``.
         max_series: how many source series the watch may match.
-        clip: the range that forecasts are kept in when published, a null end is open; a rate never falls
-            below 0 anyway.
+        clip: the range that forecasts are kept in when published, a null end is open; a rate
+            never falls below 0 anyway.
         retrain_cooldown: the least time between two fits that drift asks for.
         promotion_tolerance: by which share a new version may be worse than what serves.
         auto_promote: whether a version that passes the gate serves at once, or waits for

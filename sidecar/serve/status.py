@@ -66,7 +66,7 @@ def _of_watch(watch: Watch, rejected: Collection[LabelSet]) -> Iterator[tuple[st
                 "mase": _number(figures.mase[row]),
                 "coverage": _number(covered[row]),
                 "buffer_fill": _number(filled[row]),
-                "last_train": _instant(watch.last_fit_ms.get(labels.key)),
+                "last_train": _instant(watch.wishes.last_fit_ms.get(labels.key)),
                 "last_error": watch.trouble or None,
             },
         )

@@ -33,7 +33,8 @@ def rules(**changes: object) -> CycleRules:
         "patience_ms": 5 * G,
         "forget_ms": 60 * G,
         "max_series": 100,
-        "non_negative": False,
+        "lowest": -np.inf,
+        "highest": np.inf,
         "drift": DriftSettings(),
         "gate": GateSettings(),
     }

@@ -169,7 +169,7 @@ def test_own_output_is_never_a_source() -> None:
 
 
 def test_a_rate_is_never_forecast_below_zero() -> None:
-    which, r = model(), rules(transform="rate", non_negative=True)
+    which, r = model(), rules(transform="rate", lowest=0.0)
     falling = [
         sampled(
             lambda s: np.cumsum(np.maximum(0.0, 1.0 - np.linspace(0, 1.02, s.size))),
@@ -181,6 +181,15 @@ def test_a_rate_is_never_forecast_below_zero() -> None:
     for result in found:
         assert (result.forecast.mean >= 0).all()
         assert (result.forecast.lower >= 0).all()
+
+
+def test_forecasts_are_clipped_when_published() -> None:
+    which, r = model(), rules(lowest=4.9, highest=5.2)
+    raw = [sampled(line, T0 - DAY, T0 + 5 * G)]
+    _, found = cycles(r, which, begun(r, which, history(r, raw)), raw, 1)
+    assert found[0].forecast.mean.max() == 5.2
+    assert found[0].forecast.lower.min() >= 4.9
+    assert found[0].forecast.upper.max() == 5.2
 
 
 @pytest.mark.parametrize(

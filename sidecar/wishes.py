@@ -1,0 +1,130 @@
+"""Which series of a watch want a fit, and why: they have none yet, they drift, or cron says so.
+
+    first   series without a version, as soon as they can have enough data; after a fit that went
+            wrong, again after a pause
+    drift   what the residuals call for; a finetune or a full fit, with a cooldown
+    cron    all series that live, each slot once
+
+Pinned series are left alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final, Protocol
+
+import numpy as np
+
+from sidecar.config import WatchConfig
+from sidecar.cycle import Advance
+from sidecar.known import Fitted, Known
+from sidecar.learning import drift
+from sidecar.learning.drift import DriftSettings, Severity
+from sidecar.learning.schedule import Cron, CronTrigger, Mode, Trigger, spread_ms
+from sidecar.names import Reason
+
+# How long a fit that went wrong, rather than lacked data, waits for its next try.
+RETRY_MS: Final = 600_000
+PUT_OFF_MS: Final = 60_000
+
+
+class Ask(Protocol):
+    """Queues fits of some series of the watch."""
+
+    def __call__(
+        self, series: Sequence[str], trigger: Trigger, mode: Mode, drift: Sequence[float] = ()
+    ) -> None: ...
+
+
+class Clock(Protocol):
+    def __call__(self) -> int: ...
+
+
+class FitWishes:
+    """Asks for fits after each cycle, and notes what came of them.
+
+    Args:
+        min_instants: how many values the model needs.
+
+    Attributes:
+        pinned: keys of the series that only an operator has fitted.
+        last_fit_ms: by key, when a version was last promoted.
+    """
+
+    def __init__(
+        self, config: WatchConfig, cron: Cron, min_instants: int, ask: Ask, now_ms: Clock
+    ) -> None:
+        self.pinned: set[str] = set()
+        self.last_fit_ms: dict[str, int] = {}
+        self._granularity_ms = config.granularity_ms
+        self._min_instants = min_instants
+        self._ask_for = ask
+        self._now_ms = now_ms
+        self._cron = CronTrigger(cron, offset_ms=spread_ms(config.id, RETRY_MS))
+        self._retry_ms: dict[str, int] = {}
+
+    def granted(self, fitted: Fitted) -> None:
+        """Note when series that got no version are to be tried again."""
+        now_ms = self._now_ms()
+        for row, one in enumerate(fitted.labels):
+            if fitted.promoted[row]:
+                self.last_fit_ms[one.key] = now_ms
+                self._retry_ms.pop(one.key, None)
+            else:
+                self._retry_ms[one.key] = now_ms + self._pause_ms(fitted, row)
+
+    def put_off(self, series: Sequence[str]) -> None:
+        """Nothing was fitted for these, through no fault of theirs."""
+        again_ms = self._now_ms() + PUT_OFF_MS
+        self._retry_ms.update(dict.fromkeys(series, again_ms))
+
+    def after_cycle(self, known: Known, result: Advance, settings: DriftSettings) -> Known:
+        """Ask for what is due; what is known, with the cooldowns that begin."""
+        now_ms = self._now_ms()
+        keys = [one.key for one in known.labels]
+        self._retry_ms.update({one.key: now_ms for one in result.newcomers})
+        self._forget(set(keys))
+        unfitted = [
+            keys[row]
+            for row in np.flatnonzero((known.versions == 0) & ~known.ended)
+            if self._retry_ms.get(keys[row], now_ms) <= now_ms
+        ]
+        for key in unfitted:  # asked for now; the next try is set by what comes of it
+            self._retry_ms[key] = now_ms + RETRY_MS
+        self._ask(unfitted, Trigger.FIRST, Mode.FULL)
+        if self._cron.poll(now_ms) is not None:
+            alive = [keys[row] for row in np.flatnonzero(~known.ended)]
+            self._ask(alive, Trigger.CRON, Mode.FULL)
+        return self._after_drift(known, result, settings)
+
+    def _after_drift(self, known: Known, result: Advance, settings: DriftSettings) -> Known:
+        due = np.where((known.versions > 0) & ~known.ended, result.drift.due, 0)
+        for severity, mode in ((Severity.FINETUNE, Mode.FINETUNE), (Severity.RETRAIN, Mode.FULL)):
+            rows = np.flatnonzero(due == severity)
+            times = result.drift.times[rows].tolist()
+            self._ask([known.labels[row].key for row in rows], Trigger.DRIFT, mode, times)
+        rows = np.flatnonzero(due)
+        if not rows.size:
+            return known
+        moved = drift.queued(known.drift, settings, known.origin_ms, rows, due[rows])
+        return replace(known, drift=moved)
+
+    def _pause_ms(self, fitted: Fitted, row: int) -> int:
+        if fitted.why_unfitted[row] is not Reason.INSUFFICIENT_HISTORY:
+            return RETRY_MS
+        lacking = self._min_instants - int(fitted.n_samples[row])
+        return max(1, lacking) * self._granularity_ms
+
+    def _ask(
+        self, keys: Sequence[str], trigger: Trigger, mode: Mode, times: Sequence[float] = ()
+    ) -> None:
+        free = [place for place, key in enumerate(keys) if key not in self.pinned]
+        if free:
+            drifted = [times[place] for place in free] if times else ()
+            self._ask_for([keys[place] for place in free], trigger, mode, drifted)
+
+    def _forget(self, known: set[str]) -> None:
+        """Drop notes about series that are gone, so that churn costs no memory."""
+        for notes in (self._retry_ms, self.last_fit_ms):
+            if len(notes) > 2 * len(known) + 100:
+                for key in notes.keys() - known:
+                    del notes[key]
