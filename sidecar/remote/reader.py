@@ -75,6 +75,8 @@ class RemoteReader(SlicedReader):
             without a value (a replica's name) is taken off whatever its value is. May be set
             later, when they become known.
         turns: shared by all readers of the server.
+        accept_chunks: False asks for SAMPLES only.
+        verify_crc: check the checksum of each frame.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class RemoteReader(SlicedReader):
         limits: ReadLimits | None = None,
         turns: ReadTurns | None = None,
         retry: BackoffSettings = A_FEW,
+        accept_chunks: bool = True,
         verify_crc: bool = False,
         threads: int = 2,
         monotonic_s: Callable[[], float] = time.monotonic,
@@ -93,7 +96,8 @@ class RemoteReader(SlicedReader):
         super().__init__(limits or ReadLimits(), retry, external_labels or {})
         self._client, self._path = client, path
         self._turns = turns or ReadTurns()
-        self._verify_crc, self._monotonic_s = verify_crc, monotonic_s
+        self._accept_chunks, self._verify_crc = accept_chunks, verify_crc
+        self._monotonic_s = monotonic_s
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._as_samples: set[Selector] = set()
         self._results: Counter[str] = Counter()
@@ -131,7 +135,7 @@ class RemoteReader(SlicedReader):
             self._results[result] += 1
 
     async def _ask(self, query: ReadQuery, budget: Budget) -> Found:
-        if query.selector not in self._as_samples:
+        if self._accept_chunks and query.selector not in self._as_samples:
             found = await self._post(query, budget, accept_chunks=True)
             if found is not None:
                 return found
