@@ -10,9 +10,11 @@ import json
 import os
 import sys
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -66,6 +68,19 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=about, description=about)
         command.set_defaults(command=function)
         _add_common(command)
+    for verb, about in _ORDERS.items():
+        command = commands.add_parser(verb, help=about, description=about)
+        command.set_defaults(command=_order, verb=verb)
+        _add_common(command)
+        command.add_argument(
+            "series", metavar="SERIES", help="a metric with labels: 'x{job=\"api\"}'"
+        )
+        if verb in ("rollback", "promote"):
+            command.add_argument("--to", type=int, metavar="N", help="version N, 3 for v3")
+        if verb == "rollback":
+            command.add_argument(
+                "--no-pin", action="store_true", help="let the series be fitted on its own again"
+            )
     return parser
 
 
@@ -116,7 +131,8 @@ def _environment(options: argparse.Namespace) -> Mapping[str, str]:
 
 def _run(config: SentinelConfig, options: argparse.Namespace) -> int:
     with _StartProgress() as progress:
-        Sentinel(config, options.log_level, on_progress=progress.show).start()
+        load_again = partial(_config, options)
+        Sentinel(config, options.log_level, on_progress=progress.show, load=load_again).start()
     return EXIT_OK
 
 
@@ -161,15 +177,63 @@ def _check(config: SentinelConfig, _: argparse.Namespace) -> int:
     return asyncio.run(run_check(config, Console()))
 
 
-def _status(config: SentinelConfig, options: argparse.Namespace) -> int:
-    url = f"http://{_reachable(config.emitter_host)}:{config.emitter_port}/api/v1/status"
+_ORDERS: Final = {
+    "retrain": "fit series anew now, before all others",
+    "rollback": "serve an earlier version again, and pin it",
+    "promote": "serve a version that waits for the operator",
+    "pin": "fit series only when an operator asks for it",
+    "unpin": "let series be fitted on their own again",
+    "versions": "what is kept of series, and which version serves",
+}
+
+
+def _order(config: SentinelConfig, options: argparse.Namespace) -> int:
+    """Give an order to the running sidecar, and say of each series what was done."""
+    watch = WatchConfig.from_selector(options.series)
+    if options.verb == "versions":
+        query = urllib.parse.urlencode({"metric": watch.metric, **watch.labels})
+        answer = _asked(config, f"/api/v1/models/versions?{query}")
+        Console().print_json(json.dumps(answer["data"]))
+        return EXIT_OK
+    order: dict[str, Any] = {"metric": watch.metric, "labels": dict(watch.labels)}
+    if getattr(options, "to", None) is not None:
+        order["to_version" if options.verb == "rollback" else "version"] = options.to
+    if getattr(options, "no_pin", False):
+        order["pin"] = False
+    answer = _asked(config, f"/api/v1/models/{options.verb}", order)
+    for one in answer.get("data", ()):
+        change = f"v{one['from_version']}" if one["from_version"] else "no version"
+        if one["to_version"]:
+            change += f" -> v{one['to_version']}"
+        print(f"{one['series']}: {one['error'] or change}")
+    if "error" in answer:
+        print(f"sentinel: {answer['error']}", file=sys.stderr)
+    return EXIT_OK if answer.get("status") == "success" else EXIT_FAILED
+
+
+def _asked(config: SentinelConfig, path: str, order: Mapping[str, Any] | None = None) -> Any:
+    """What the running sidecar answers, also where it refuses.
+
+    Raises:
+        SidecarError: none answers.
+    """
+    url = f"http://{_reachable(config.emitter_host)}:{config.emitter_port}{path}"
+    body = None if order is None else json.dumps(order).encode()
+    headers = {"X-Sentinel-Admin": "cli", "Content-Type": "application/json"}
+    request = urllib.request.Request(url, body, headers)
     try:
-        with urllib.request.urlopen(url, timeout=10) as reply:
-            facts = json.load(reply)["data"]
+        with urllib.request.urlopen(request, timeout=60) as reply:  # noqa: S310 - as above
+            return json.load(reply)
+    except urllib.error.HTTPError as error:
+        return json.load(error)
     except (urllib.error.URLError, OSError, ValueError) as error:
         raise SidecarError(
             f"no sidecar answers at {url} ({error}): is it running, and with this configuration?"
         ) from error
+
+
+def _status(config: SentinelConfig, options: argparse.Namespace) -> int:
+    facts = _asked(config, "/api/v1/status")["data"]
     if options.json:
         print(json.dumps(facts, indent=2))
     else:

@@ -12,31 +12,30 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, Final, TypeVar
 
 from aiohttp import web
 
-from sidecar.config import SentinelConfig, WatchConfig
+from sidecar.config import SentinelConfig
 from sidecar.errors import RemoteError, SidecarError
+from sidecar.fleet import Fleet
 from sidecar.ingest.checks import DEFAULT_LOOKBACK_DELTA_MS
 from sidecar.learning.schedule import FitQueue
 from sidecar.learning.store import VersionStore
 from sidecar.learning.workers import FitPool
+from sidecar.operating import Operator
 from sidecar.publish.acknowledgements import Acknowledgements
-from sidecar.publish.exposition import GaugeRules, Page
-from sidecar.publish.outputs import OutputRules
-from sidecar.publish.ownership import Claim, Ownership
+from sidecar.publish.exposition import Page
 from sidecar.publish.paths import ForecastPaths
-from sidecar.publish.publisher import WatchPublisher
 from sidecar.remote.backoff import BackoffSettings, delay_s
 from sidecar.remote.http import HttpClient, open_session
 from sidecar.remote.probe import ServerFacts, metric_types, probe
 from sidecar.remote.reader import RemoteReader
 from sidecar.remote.writer import RemoteWriter, WriterSettings
 from sidecar.series import LabelSet
-from sidecar.serve import query_api, remote_read
+from sidecar.serve import admin, query_api, remote_read
 from sidecar.serve.app import build_app
 from sidecar.serve.metrics import Reading, SelfMetrics
 from sidecar.serve.query_api import QueryApi
@@ -58,6 +57,8 @@ _LAG_EVERY_S: Final = 0.1
 _LAG_WINDOW_S: Final = 10.0
 _ASK_AGAIN: Final = BackoffSettings(base_s=1.0, cap_s=15.0)
 _FIT_PROCESSES: Final = 1
+# What a reload can change; the rest needs a restart.
+_RELOADABLE: Final = frozenset({"watches", "publish", "emit_confidence_bounds", "timezone"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,20 +77,29 @@ class Progress:
 
 
 class Running:
-    """Everything that lives while the sidecar runs, as an async context manager."""
+    """Everything that lives while the sidecar runs, as an async context manager.
+
+    Args:
+        load: reads the configuration again; None where it did not come from a file.
+    """
 
     def __init__(
-        self, config: SentinelConfig, on_progress: Callable[[Progress], None] | None
+        self,
+        config: SentinelConfig,
+        on_progress: Callable[[Progress], None] | None,
+        load: Callable[[], SentinelConfig] | None,
     ) -> None:
         self.config = config
         self.loop = asyncio.get_running_loop()
         self.stopping = asyncio.Event()
-        self.watches: list[Watch] = []
+        self._fleet: Fleet | None = None
+        self._load = load
         self._on_progress = on_progress
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="work")
         self._facts: ServerFacts | None = None
         self._kinds: dict[str, str | None] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._errands: set[asyncio.Task[None]] = set()
         self._lag_s = 0.0
         self._trouble = "Prometheus has not answered yet"
 
@@ -115,7 +125,10 @@ class Running:
                 _now_ms,
                 self._note_training,
             )
-            self._build_watches()
+            self._fleet = self._gather_fleet()
+            self.operator = Operator(
+                lambda: self.watches, self._store, self._trainer, self.in_thread, _now_ms
+            )
         except BaseException:
             await self._close()
             raise
@@ -123,16 +136,18 @@ class Running:
 
     async def __aexit__(self, *_: object) -> None:
         self.stopping.set()
-        for task in self._tasks:
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._close()
 
     async def run(self) -> None:
         """Watch until stopped."""
         self._start(self._watch_lag(), self._acknowledge(), self._trainer.run(self.stopping))
         await self._learn_facts()
-        self._start(*(watch.run(self.stopping) for watch in self.watches))
+        assert self._fleet is not None, "built on entry"
+        self._fleet.start()
         await self.stopping.wait()
 
     async def once(self) -> bool:
@@ -149,28 +164,41 @@ class Running:
     async def in_thread(self, function: Callable[..., T], /, *arguments: object) -> T:
         return await self.loop.run_in_executor(self._executor, partial(function, *arguments))
 
-    async def rollback(self, metric: str, labels: Mapping[str, str]) -> bool:
-        """Put predecessors back into service; False where no series matches or none has one."""
-        done = False
-        for watch in self.watches:
-            known = watch.known
-            if known is None or watch.config.output_metric != metric:
-                continue
-            for one in known.labels:
-                if all(one.get(name) == value for name, value in labels.items()):
-                    done |= await self._roll_back(watch, one)
-        return done
+    @property
+    def watches(self) -> Sequence[Watch]:
+        """Those that run now, in file order."""
+        return () if self._fleet is None else self._fleet.watches
 
-    async def _roll_back(self, watch: Watch, labels: LabelSet) -> bool:
-        switch = partial(self._store.rollback, watch.watch_id, labels, at_ms=_now_ms())
-        try:
-            group = await self.in_thread(switch)
-            await watch.put_back(group)
-        except SidecarError as error:
-            log.warning("rollback of %s: %s", labels, error)
-            return False
-        log.info("rollback of %s: v%d serves", labels, int(group.versions[0]))
-        return True
+    async def reload(self) -> str:
+        """Read the configuration again and run its watches; what changed.
+
+        Raises:
+            ConfigError: it is wrong; everything stays as it is.
+            SidecarError: there is no file to read it from.
+        """
+        if self._load is None:
+            raise SidecarError("the configuration did not come from a file: restart with a new one")
+        config = await self.in_thread(self._load)
+        fixed = [
+            field.name
+            for field in fields(config)
+            if field.name not in _RELOADABLE
+            and getattr(config, field.name) != getattr(self.config, field.name)
+        ]
+        assert self._fleet is not None, "built on entry"
+        message = await self._fleet.exchange(
+            replace(config, **{name: getattr(self.config, name) for name in fixed})
+        )
+        if fixed:
+            message += f"; after a restart only: {', '.join(fixed)}"
+        log.info("reloaded: %s", message)
+        return message
+
+    def later(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run something once, beside everything else."""
+        task = asyncio.create_task(coroutine)
+        self._errands.add(task)
+        task.add_done_callback(self._errands.discard)
 
     # What the web application shows
 
@@ -219,7 +247,11 @@ class Running:
             self,
             self._metrics,
             exposition_max_series=config.publish.exposition_max_series,
-            routes=[*query_api.routes(api), *remote_read.routes(RemoteReadServer(self._paths))],
+            routes=[
+                *admin.routes(lambda: self.operator, self.reload, enabled=config.enable_admin_api),
+                *query_api.routes(api),
+                *remote_read.routes(RemoteReadServer(self._paths)),
+            ],
         )
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await runner.setup()
@@ -238,13 +270,7 @@ class Running:
         """The port that is listened on; of interest where 0 was configured."""
         return int(self._site.addresses[0][1])
 
-    def _build_watches(self) -> None:
-        ownership = Ownership(
-            [
-                Claim(watch.selector, watch.output_metric, watch.horizon_ms)
-                for watch in self.config.watches
-            ]
-        )
+    def _gather_fleet(self) -> Fleet:
         ports = Ports(
             reader=self._reader,
             trainer=self._trainer,
@@ -256,35 +282,7 @@ class Running:
             written_until_ms=self._written_until_ms,
             note=self._note_cycle,
         )
-        for index, config in enumerate(self.config.watches):
-            publisher = WatchPublisher(
-                config.id,
-                self._output_rules(config),
-                GaugeRules(
-                    config.output_metric, config.horizon, self.config.emit_confidence_bounds
-                ),
-                config.horizon_steps,
-                partial(ownership.of, index),
-                self._writers,
-                self._paths,
-                self.config.publish.exposition_max_series,
-            )
-            self.watches.append(Watch(config, publisher, ports, self.config.timezone))
-
-    def _output_rules(self, watch: WatchConfig) -> OutputRules:
-        published = watch.published
-        return OutputRules(
-            metric=watch.output_metric,
-            horizon=watch.horizon,
-            steps=watch.steps,
-            bounds=self.config.emit_confidence_bounds,
-            expected=published.expected,
-            actual=published.actual,
-            anomaly_score=published.anomaly_score,
-            model_info=published.model_info,
-            version_label=published.version_label,
-            model=watch.model_name,
-        )
+        return Fleet(self.config, ports, self._writers, self._paths, self.stopping, self._spawn)
 
     # What the watches ask and tell
 
@@ -335,12 +333,17 @@ class Running:
 
     def _start(self, *coroutines: Coroutine[Any, Any, None]) -> None:
         for coroutine in coroutines:
-            task = asyncio.create_task(coroutine)
-            task.add_done_callback(self._task_ended)
-            self._tasks.append(task)
+            self._spawn(coroutine)
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(coroutine)
+        task.add_done_callback(self._task_ended)
+        self._tasks.add(task)
+        return task
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         """None of them ends by itself: if one does, say so and stop, so that we are restarted."""
+        self._tasks.discard(task)
         if task.cancelled() or self.stopping.is_set():
             return
         log.critical("a task ended unexpectedly; stopping", exc_info=task.exception())

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 from sidecar.config import SentinelConfig
-from sidecar.errors import SidecarError
+from sidecar.errors import ConfigError, SidecarError
 from sidecar.logs import set_up_logging
 from sidecar.running import SHUTDOWN_S, Progress, Running
 
@@ -32,6 +32,7 @@ class Sentinel:
         config: what to watch.
         log_level: of the package's own logger; None leaves logging alone.
         on_progress: told how far the start has come, from the event loop's thread.
+        load: reads the configuration again, on SIGHUP and ``POST /-/reload``.
     """
 
     def __init__(
@@ -40,10 +41,12 @@ class Sentinel:
         log_level: str | None = "INFO",
         *,
         on_progress: Callable[[Progress], None] | None = None,
+        load: Callable[[], SentinelConfig] | None = None,
     ) -> None:
         self.config = config
         self._log_level = log_level
         self._on_progress = on_progress
+        self._load = load
         self._running: Running | None = None
         self._ended = threading.Event()
         self._ended.set()
@@ -82,17 +85,19 @@ class Sentinel:
         running = self._running
         if running is None:
             raise SidecarError("rollback needs a running sidecar: call start() first")
-        future = asyncio.run_coroutine_threadsafe(
-            running.rollback(metric, dict(labels or {})), running.loop
-        )
-        return future.result()
+        order = running.operator.rollback(metric, dict(labels or {}))
+        done = asyncio.run_coroutine_threadsafe(order, running.loop).result()
+        for one in done:
+            if one.error:
+                log.warning("rollback of %s: %s", one.series, one.error)
+        return any(not one.error for one in done)
 
     async def _live(self, do: Callable[["Running"], Coroutine[Any, Any, T]]) -> T:
         if self._log_level is not None:
             set_up_logging(self._log_level, self.config.log_format)
         self._ended.clear()
         try:
-            async with Running(self.config, self._on_progress) as running:
+            async with Running(self.config, self._on_progress, self._load) as running:
                 self._running = running
                 return await do(running)
         finally:
@@ -106,11 +111,12 @@ async def _until_stopped(running: Running) -> None:
     if in_main_thread:
         for number in (signal.SIGTERM, signal.SIGINT):
             running.loop.add_signal_handler(number, _on_signal, running, number)
+        running.loop.add_signal_handler(signal.SIGHUP, _on_hangup, running)
     try:
         await running.run()
     finally:
         if in_main_thread:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 running.loop.remove_signal_handler(number)
 
 
@@ -120,6 +126,21 @@ def _on_signal(running: Running, number: int) -> None:
         os._exit(128 + number)
     log.info("stopping: %s", signal.Signals(number).name)
     running.stopping.set()
+
+
+def _on_hangup(running: Running) -> None:
+    """Read the configuration again; a wrong one changes nothing."""
+
+    async def reload() -> None:
+        try:
+            await running.reload()
+        except ConfigError as error:
+            for problem in error.problems:
+                log.warning("not reloaded: %s", problem)
+        except SidecarError as error:
+            log.warning("not reloaded: %s", error)
+
+    running.later(reload())
 
 
 async def _one_cycle(running: Running) -> bool:

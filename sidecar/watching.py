@@ -262,6 +262,14 @@ class Watch:
             except TimeoutError:
                 continue
 
+    async def leave(self, *, for_good: bool) -> None:
+        """After the last turn: keep what is known, or end the outputs where nobody goes on."""
+        if for_good:
+            await self.publisher.end(self._ports.now_ms())
+        elif self.known is not None:
+            self._saved_ms = 0
+            await self._save()
+
     async def turn(self) -> float:
         """Bring the watch up to now; seconds until the next turn."""
         begun = asyncio.get_running_loop().time()

@@ -76,6 +76,9 @@ class Publication:
     ended: tuple[LabelSet, ...]
 
 
+Owns = Callable[[Sequence[LabelSet]], tuple[NDArray[np.bool_], NDArray[np.bool_]]]
+
+
 class WatchPublisher:
     """Publishes one watch.
 
@@ -92,7 +95,7 @@ class WatchPublisher:
         outputs: OutputRules,
         gauges: GaugeRules,
         horizon_steps: int,
-        owns: Callable[[Sequence[LabelSet]], tuple[NDArray[np.bool_], NDArray[np.bool_]]],
+        owns: Owns,
         sinks: Sequence[Sink],
         paths: ForecastPaths,
         gauge_limit: int,
@@ -131,6 +134,21 @@ class WatchPublisher:
         """Learn how the model sees the series, which only the data told."""
         self._outputs = replace(self._outputs, transform=transform)
         self._gauge_rules = replace(self._gauge_rules, transform=transform)
+
+    def owned_as(self, owns: Owns) -> None:
+        """Learn who owns what now that other watches came or went."""
+        self._owns, self._plans = owns, None
+
+    async def end(self, timestamp_ms: int) -> None:
+        """End every output series with a stale marker, and show nothing any more."""
+        plans, self._plans = self._plans, None
+        self.withdraw()
+        if plans is not None:
+            labels = [
+                one for row in range(len(plans.sources)) for one in plans.outputs.rows_of(row)
+            ]
+            for sink in self._sinks:
+                await sink.end_series(labels, timestamp_ms)
 
     def unpublished(self) -> frozenset[LabelSet]:
         """The sources of which an earlier watch publishes everything that this one would."""

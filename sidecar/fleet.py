@@ -1,0 +1,137 @@
+"""All watches of a configuration: built, run each as a task of its own, exchanged on a reload."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any
+
+from sidecar.config import SentinelConfig, WatchConfig
+from sidecar.publish.exposition import GaugeRules
+from sidecar.publish.outputs import OutputRules
+from sidecar.publish.ownership import Claim, Ownership
+from sidecar.publish.paths import ForecastPaths
+from sidecar.publish.publisher import Owns, Sink, WatchPublisher
+from sidecar.watching import Ports, Watch
+
+log = logging.getLogger(__name__)
+
+Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+
+
+class Fleet:
+    """The running watches.
+
+    Args:
+        sinks: the endpoints that all of them write to.
+        spawn: starts a task that is looked after.
+    """
+
+    def __init__(
+        self,
+        config: SentinelConfig,
+        ports: Ports,
+        sinks: Sequence[Sink],
+        paths: ForecastPaths,
+        stopping: asyncio.Event,
+        spawn: Spawn,
+    ) -> None:
+        self._config = config
+        self._ports = ports
+        self._sinks = sinks
+        self._paths = paths
+        self._stopping = stopping
+        self._spawn = spawn
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        ownership = _ownership(config.watches)
+        self.watches = [
+            self._built(config, watch, partial(ownership.of, place))
+            for place, watch in enumerate(config.watches)
+        ]
+
+    def start(self) -> None:
+        """Let every watch run that does not yet."""
+        for watch in self.watches:
+            if watch.watch_id not in self._tasks:
+                self._tasks[watch.watch_id] = self._spawn(watch.run(self._stopping))
+
+    async def exchange(self, config: SentinelConfig) -> str:
+        """Run the watches of another configuration; those that are the same go on untouched.
+
+        A watch whose settings changed goes on from what it knew where that still makes sense; the
+        outputs of one that is gone end with stale markers.
+
+        Returns:
+            What changed, for the log.
+        """
+        before = {watch.watch_id: watch for watch in self.watches}
+        same = {
+            watch.id
+            for watch in config.watches
+            if watch.id in before
+            and before[watch.id].config == watch
+            and self._config.emit_confidence_bounds == config.emit_confidence_bounds
+        }
+        now = {watch.id for watch in config.watches}
+        for watch_id, watch in before.items():
+            if watch_id not in same:
+                await self._ended(watch, for_good=watch_id not in now)
+        ownership = _ownership(config.watches)
+        watches = []
+        for place, watch_config in enumerate(config.watches):
+            owns = partial(ownership.of, place)
+            kept = before[watch_config.id] if watch_config.id in same else None
+            if kept is None:
+                kept = self._built(config, watch_config, owns)
+            else:
+                kept.publisher.owned_as(owns)
+            watches.append(kept)
+        self.watches, self._config = watches, config
+        self.start()
+        new = len(now - before.keys())
+        gone = len(before.keys() - now)
+        changed = len(now) - new - len(same)
+        return f"{new} watches are new, {changed} changed, {gone} gone, {len(same)} as before"
+
+    async def _ended(self, watch: Watch, *, for_good: bool) -> None:
+        task = self._tasks.pop(watch.watch_id, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        self._ports.trainer.dismiss(watch.watch_id)
+        await watch.leave(for_good=for_good)
+
+    def _built(self, config: SentinelConfig, watch: WatchConfig, owns: Owns) -> Watch:
+        publisher = WatchPublisher(
+            watch.id,
+            _output_rules(config, watch),
+            GaugeRules(watch.output_metric, watch.horizon, config.emit_confidence_bounds),
+            watch.horizon_steps,
+            owns,
+            self._sinks,
+            self._paths,
+            config.publish.exposition_max_series,
+        )
+        return Watch(watch, publisher, self._ports, config.timezone)
+
+
+def _ownership(watches: Sequence[WatchConfig]) -> Ownership:
+    return Ownership(
+        [Claim(watch.selector, watch.output_metric, watch.horizon_ms) for watch in watches]
+    )
+
+
+def _output_rules(config: SentinelConfig, watch: WatchConfig) -> OutputRules:
+    published = watch.published
+    return OutputRules(
+        metric=watch.output_metric,
+        horizon=watch.horizon,
+        steps=watch.steps,
+        bounds=config.emit_confidence_bounds,
+        expected=published.expected,
+        actual=published.actual,
+        anomaly_score=published.anomaly_score,
+        model_info=published.model_info,
+        version_label=published.version_label,
+        model=watch.model_name,
+    )
