@@ -51,7 +51,8 @@ class QueryLimits:
 
     Attributes:
         deadline_s: for one query; Grafana gives up after 30 s.
-        concurrent: queries that are evaluated here at once; more wait.
+        concurrent: queries that are evaluated here at once; more wait. They share one interpreter:
+            with more threads each is slower, and the event loop waits longer for its turn.
         waiting: queries that may wait; more are refused.
         max_cells: of one array of an evaluation, 9 bytes a cell.
         max_reply_bytes: of the upstream's answers to one query's own questions.
@@ -59,7 +60,7 @@ class QueryLimits:
     """
 
     deadline_s: float = 25.0
-    concurrent: int = 4
+    concurrent: int = 2
     waiting: int = 64
     max_cells: int = 4_000_000
     max_reply_bytes: int = 32 * 1024 * 1024

@@ -23,6 +23,7 @@ from sidecar.serve.promql.frames import (
     Value,
     empty,
     in_label_order,
+    label_order,
     merged,
     overlaid,
     samples_of,
@@ -212,7 +213,7 @@ def _window(selected: RangeSelector, inputs: Inputs) -> Samples:
     """Forecasts, and over them whatever the upstream holds."""
     own = _ragged(inputs.own.get(selected.selector, ()))
     samples = samples_of([*own, *inputs.raw.get(selected, ())], inputs.budget)
-    order = sorted(range(len(samples.labels)), key=lambda row: samples.labels[row])
+    order = label_order(samples.labels)
     labels = tuple(samples.labels[row] for row in order)
     return Samples(labels, samples.instants_ms, samples.values[order], samples.present[order])
 

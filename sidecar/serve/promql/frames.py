@@ -157,8 +157,14 @@ def overlaid(below: Frame, above: Frame) -> Frame:
 
 
 def in_label_order(frame: Frame) -> Frame:
-    order = sorted(range(len(frame.labels)), key=lambda row: frame.labels[row])
-    return frame.take(order)
+    order = label_order(frame.labels)
+    return frame if order == list(range(len(order))) else frame.take(order)
+
+
+def label_order(labels: Sequence[LabelSet]) -> list[int]:
+    """Rows in the order of their labels."""
+    pairs = [one.pairs for one in labels]  # tuples compare without a call
+    return sorted(range(len(pairs)), key=pairs.__getitem__)
 
 
 def samples_of(series: Iterable[tuple[LabelSet, TimeArray, FloatArray]], budget: Budget) -> Samples:
@@ -171,8 +177,11 @@ def samples_of(series: Iterable[tuple[LabelSet, TimeArray, FloatArray]], budget:
     budget.check(len(labels), len(union))
     values = np.full((len(labels), len(union)), np.nan)
     present = np.zeros(values.shape, dtype=np.bool_)
-    for one, instants, row_values in entries:
-        columns = np.searchsorted(union, instants)
-        values[row_of[one], columns] = row_values
-        present[row_of[one], columns] = True
+    if entries:
+        sizes = [len(instants) for instants in every]
+        rows = np.repeat([row_of[one] for one, _, _ in entries], sizes)
+        columns = np.searchsorted(union, np.concatenate(every))
+        # Of several for one cell the last stays: assignment goes in order.
+        values[rows, columns] = np.concatenate([row_values for _, _, row_values in entries])
+        present[rows, columns] = True
     return Samples(labels, union, values, present)

@@ -12,6 +12,7 @@ from sidecar.series import LabelSet
 from sidecar.serve.promql.frames import Frame, QueryError, Scalar
 from sidecar.serve.promql.replies import (
     Garbage,
+    PointWriter,
     instant_data,
     joined_rows,
     matrix_data,
@@ -78,6 +79,16 @@ def test_a_number_reads_back_and_is_written_as_by_go(value: float) -> None:
         assert not text.endswith(".0")
 
 
+@given(st.lists(st.floats() | st.floats(-1e3, 1e3), min_size=4, max_size=4))
+def test_a_whole_row_is_written_as_its_numbers_are(values: list[float]) -> None:
+    writer = PointWriter(STEPS.instants_ms)
+    expected = ",".join(
+        f'[{time_text(ms)},"{number_text(value)}"]'
+        for ms, value in zip(STEPS.instants_ms.tolist(), values, strict=True)
+    )
+    assert writer.text(np.array(values), np.ones(4, dtype=np.bool_)) == expected
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [
@@ -129,6 +140,36 @@ def test_native_histograms_of_the_past_are_kept_and_are_no_numbers() -> None:
     assert json.loads(matrix_data(reply.rows)) == json.loads(body)["data"]
     with pytest.raises(QueryError, match="native histograms"):
         value_of(reply, STEPS, scalar=False)
+
+
+def test_rows_are_read_alike_however_they_are_written() -> None:
+    rows: list[dict[str, object]] = [
+        {"metric": {"i": '},"values":[', "j": '"]]}'}, "values": [[1, "2"], [1.5, "3"]]},
+        {"metric": {"i": "a"}, "values": []},
+        {"metric": {"i": "b"}, "value": [1, "5"]},
+        {
+            "metric": {"i": "c"},
+            "histograms": [[1, {"count": "1", "buckets": [[0, "1", "2", "3"]]}]],
+        },
+        {"metric": {}, "values": [[1, "NaN"]], "histograms": [[1.5, {"count": "1"}]]},
+        {"values": [[1, "2"]], "metric": {"i": "d"}},
+        {"metric": {"i": "e"}, "values": [[2, "+Inf"]]},
+    ]
+    answer = {"status": "success", "data": {"resultType": "matrix", "result": rows}}
+    compact = json.dumps(answer, separators=(",", ":")).encode()
+    for body in (compact, json.dumps(answer, indent=1).encode()):
+        reply = read_reply(body)
+        assert [dict(row.labels.pairs) for row in reply.rows] == [row["metric"] for row in rows]
+        assert [numbers(row.points)[0].tolist() for row in reply.rows] == [
+            [1_000, 1_500],
+            [],
+            [1_000],
+            [],
+            [1_000],
+            [1_000],
+            [2_000],
+        ]
+        assert [bool(row.rest) for row in reply.rows] == [False] * 3 + [True] * 2 + [False] * 2
 
 
 def test_a_scalar_reads_back() -> None:
