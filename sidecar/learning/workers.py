@@ -22,8 +22,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -251,7 +251,7 @@ class FitPool:
         self._all.add(worker)
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
-                await worker.receive()
+                await worker.greeting()
         except (OSError, EOFError, TimeoutError, ValueError) as error:
             self._discard(worker)
             if self._stopped:
@@ -394,6 +394,7 @@ class _Worker:
                 raise
         ours.setblocking(False)
         self._socket = ours
+        self._busy = self._killed = False
         self.idle_timer: asyncio.TimerHandle | None = None
 
     async def call(self, message: Message) -> Message:
@@ -403,12 +404,29 @@ class _Worker:
             EOFError, OSError: the worker is gone.
             ValueError: what came is not an answer.
         """
-        loop = asyncio.get_running_loop()
-        for buffer in encode(message):
-            await loop.sock_sendall(self._socket, buffer)
-        return await self.receive()
+        with self._talking():
+            loop = asyncio.get_running_loop()
+            for buffer in encode(message):
+                await loop.sock_sendall(self._socket, buffer)
+            return await self._received()
 
-    async def receive(self) -> Message:
+    async def greeting(self) -> Message:
+        """What it says once it is ready; errors as for ``call``."""
+        with self._talking():
+            return await self._received()
+
+    @contextmanager
+    def _talking(self) -> Iterator[None]:
+        """A socket that is closed while the loop waits for it would never wake the waiter."""
+        self._busy = True
+        try:
+            yield
+        finally:
+            self._busy = False
+            if self._killed:
+                self._socket.close()
+
+    async def _received(self) -> Message:
         prefix = await self._exactly(PREFIX.size)
         header_size, body_size = sizes(prefix)
         header = await self._exactly(header_size)
@@ -426,11 +444,17 @@ class _Worker:
         return buffer
 
     def kill(self) -> None:
-        """End the process and whatever it started; it is reaped later."""
+        """End the process and whatever it started; it is reaped later. Whoever waits is woken."""
+        self._killed = True
         self.forget_idle()
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self._socket.close()
+        if self.process.returncode is None:  # once reaped, its number may be another's
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+        if self._busy:
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+        else:
+            self._socket.close()
 
     def forget_idle(self) -> None:
         if self.idle_timer is not None:
