@@ -12,7 +12,7 @@ import numpy as np
 from scipy.optimize import least_squares
 from scipy.signal import lfilter
 
-from sidecar.models.arma import Family, Problem, largest_residual
+from sidecar.models.arma import Family, Problem, Replayed, largest_residual
 from sidecar.models.recursion import GROWTH, polynomial
 from sidecar.series import FloatArray
 
@@ -47,16 +47,17 @@ def errors(family: Family, problem: Problem, params: FloatArray) -> FloatArray:
 
 def replay(
     family: Family, problem: Problem, z: FloatArray, params: FloatArray, *, robust: bool
-) -> tuple[FloatArray, FloatArray]:
+) -> Replayed:
     """The series as the model with ``params`` takes it; see ``together.replay``."""
     before = [Residuals(family, one, params[:, i]) for i, one in enumerate(_each(problem))]
     limit = np.full(len(before), np.inf)
     if robust:
         limit = largest_residual(problem, np.array([one.e for one in before]).T)
-    taken, e = np.empty_like(z), np.empty_like(z)
+    result = Replayed(np.empty_like(z), np.empty_like(z), np.empty_like(z))
     for i, series in enumerate(_each(problem)):
-        taken[:, i], e[:, i] = _follow(family, series, z[:, i], before[i], float(limit[i]))
-    return taken, e
+        one = _follow(family, series, z[:, i], before[i], float(limit[i]))
+        result.z[:, i], result.x[:, i], result.e[:, i] = one
+    return result
 
 
 def _each(problem: Problem) -> Iterator[Series]:
@@ -134,7 +135,7 @@ def _search(family: Family, series: Series, start: FloatArray, steps: int) -> Fl
 
 def _follow(
     family: Family, series: Series, values: FloatArray, before: Residuals, limit: float
-) -> tuple[FloatArray, FloatArray]:
+) -> tuple[FloatArray, FloatArray, FloatArray]:
     """``recursion.follow`` for one series."""
     d, pad = family.differences, family.pad + family.differences
     undo = [-float(c) for c in polynomial(d)[1:]]
@@ -158,4 +159,4 @@ def _follow(
         e.append(inside)
         x.append(expected + inside)
         z.append(base + expected + inside)
-    return np.array(z[pad:]), np.array(e[pad:])
+    return np.array(z[pad:]), np.array(x[pad:]), np.array(e[pad:])

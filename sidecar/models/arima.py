@@ -34,7 +34,6 @@ from sidecar.models.numeric import (
     absorb_new,
     gaussian_intervals,
     lead_deviation,
-    missing_at_end,
     without_towers,
 )
 from sidecar.models.recursion import impulse_response, polynomial
@@ -144,7 +143,7 @@ class ARIMAModel(ForecastModel[ArimaState]):
     def _state(
         self, fitted: fitting.Fit, prepared: Prepared, drift: FloatArray, last_ms: np.int64
     ) -> ArimaState:
-        s, T = self.settings, prepared.z.shape[1]
+        s, T = self.settings, len(prepared.z)
         scale = prepared.scale[:, None]
         c = self._family.coefficients(fitted.params)
         x = np.diff(fitted.z, n=s.d, axis=1)[:, ::-1]
@@ -159,7 +158,7 @@ class ARIMAModel(ForecastModel[ArimaState]):
             x=x[:, : s.p] * scale,
             e=e[:, : s.q] * scale,
             y=prepared.offset[:, None] + scale * (fitted.z[:, ::-1][:, : s.d] + trend),
-            missed=missing_at_end(prepared.present),
+            missed=prepared.missed,
         )
 
     def _unfitted(self, size: int) -> ArimaState:
@@ -223,9 +222,9 @@ def _partials(state: ArimaState) -> FloatArray:
 def drift_of(prepared: Prepared, differences: int) -> FloatArray:
     """The mean of the differenced series, (N,), as the module's text says, in the unit of z."""
     if differences == 0:
-        present = prepared.present
-        return np.asarray(np.where(present, prepared.z, 0.0).sum(axis=1) / present.sum(axis=1))
-    return certain_drift(prepared) if differences == 1 else np.zeros(len(prepared.z))
+        weight = 1.0 if prepared.weight is None else prepared.weight
+        return np.asarray((prepared.z * weight).sum(axis=0) / prepared.count)
+    return certain_drift(prepared) if differences == 1 else np.zeros(prepared.z.shape[1])
 
 
 def family(p: int, d: int, q: int) -> Family:

@@ -37,6 +37,7 @@ import numpy as np
 from sidecar.models.numeric import (
     BoolArray,
     IntArray,
+    chunks,
     first_present,
     interpolate,
     missing_at_end,
@@ -95,39 +96,72 @@ class Family:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """N series made ready for fitting, (N, T), each shifted and scaled to its own steps.
+    """N series made ready for fitting, each shifted and scaled to its own steps.
 
     Attributes:
-        z: (y - offset) / scale, with missing values interpolated.
-        present: where there is a value.
+        z: (T, N) time-major (y - offset) / scale, with missing values interpolated.
+        weight: (T, N) zero where a value is missing after the first, elsewhere one; or None where
+            nothing is.
+        first: (N,) the first instant with a value. missed: (N,) instants without one at the end.
+        count: (N,) how many values there are.
         offset, scale: (N,).
     """
 
     z: FloatArray
-    present: BoolArray
+    weight: FloatArray | None
+    first: IntArray
+    missed: IntArray
+    count: IntArray
     offset: FloatArray
     scale: FloatArray
 
+    @property
+    def gappy(self) -> BoolArray:
+        """(N,) which series have missing values after their first."""
+        return np.asarray(self.count < len(self.z) - self.first)
+
     def rows(self, rows: IntArray) -> "Prepared":
-        return Prepared(self.z[rows], self.present[rows], self.offset[rows], self.scale[rows])
+        gaps = self.weight is not None and bool(self.gappy[rows].any())
+        return Prepared(
+            self.z[:, rows],
+            self.weight[:, rows] if gaps and self.weight is not None else None,
+            self.first[rows],
+            self.missed[rows],
+            self.count[rows],
+            self.offset[rows],
+            self.scale[rows],
+        )
 
     def without_trend(self, mean: FloatArray, differences: int) -> "Prepared":
         """Less what makes ``mean`` (N,) the mean of z (d = 0) or of its differences (d = 1)."""
-        trend = np.ones(self.z.shape[1]) if differences == 0 else np.arange(self.z.shape[1])
-        return replace(self, z=self.z - np.outer(mean, trend)) if mean.any() else self
+        trend = np.ones(len(self.z)) if differences == 0 else np.arange(len(self.z))
+        return replace(self, z=self.z - np.outer(trend, mean)) if mean.any() else self
 
 
 def prepare(y: FloatArray) -> Prepared:
     """Shift and scale each row of ``y`` (N, T): first value 0, steps of root mean square 1."""
+    N, T = y.shape
+    z, offset, scale = np.empty((T, N)), np.empty(N), np.empty(N)
     present = np.isfinite(y)
-    filled = interpolate(y, present)
-    offset = filled[:, 0].copy()
-    z = filled - offset[:, None]
-    scale = _positive(np.abs(z).max(axis=1))  # first this one: squares of 1e300 would overflow
-    z /= scale[:, None]
-    spread = _positive(np.sqrt(np.mean(np.diff(z, axis=1) ** 2, axis=1)))
-    z /= spread[:, None]
-    return Prepared(z, present, offset, scale * spread)
+    whole = bool(present.all())
+    for rows in chunks(N):
+        filled = y[rows] if whole else interpolate(y[rows], present[rows])
+        offset[rows] = filled[:, 0]
+        part = filled.T - filled[:, 0]
+        size = _positive(
+            np.abs(part).max(axis=0)
+        )  # first this one: squares of 1e300 would overflow
+        part /= size
+        steps = part[1:] - part[:-1]
+        spread = _positive(np.sqrt(np.einsum("tn,tn->n", steps, steps) / T))
+        z[:, rows] = part / spread
+        scale[rows] = size * spread
+    first, count = first_present(present), present.sum(axis=1)
+    weight = None
+    if (count < T - first).any():
+        before = np.arange(T)[:, None] < first
+        weight = np.where(before | present.T, 1.0, 0.0)
+    return Prepared(z, weight, first, missing_at_end(present), count, offset, scale)
 
 
 def certain_drift(prepared: Prepared) -> FloatArray:
@@ -136,14 +170,13 @@ def certain_drift(prepared: Prepared) -> FloatArray:
     Compared are the mean steps over eighths of the history: theirs must be ``CERTAIN`` times its
     standard error. A drift estimated from noise would be extrapolated.
     """
-    z, rows = prepared.z, np.arange(len(prepared.z))
-    first = first_present(prepared.present)
-    last = z.shape[1] - 1 - missing_at_end(prepared.present)
-    edges = first[:, None] + np.outer(last - first, np.arange(BLOCKS + 1)) // BLOCKS
-    slopes = np.diff(np.take_along_axis(z, edges, axis=1), axis=1) / np.diff(edges, axis=1)
-    error = slopes.std(axis=1, ddof=1) / np.sqrt(BLOCKS)
-    drift = (z[rows, last] - z[rows, first]) / (last - first)
-    return np.asarray(np.where(np.abs(slopes.mean(axis=1)) > CERTAIN * error, drift, 0.0))
+    length = len(prepared.z) - 1 - prepared.missed - prepared.first
+    edges = prepared.first + np.outer(np.arange(BLOCKS + 1), length) // BLOCKS
+    values = np.take_along_axis(prepared.z, edges, axis=0)
+    slopes = np.diff(values, axis=0) / np.diff(edges, axis=0)
+    error = slopes.std(axis=0, ddof=1) / np.sqrt(BLOCKS)
+    certain = np.abs(slopes.mean(axis=0)) > CERTAIN * error
+    return np.asarray(np.where(certain, (values[-1] - values[0]) / length, 0.0))
 
 
 def _positive(scale: FloatArray) -> FloatArray:
@@ -169,24 +202,30 @@ class Problem:
         return Problem(self.x[:, rows], self.begin[rows], weight)
 
 
-def make_problem(family: Family, z: FloatArray, present: BoolArray) -> Problem:
-    """From the time-major series ``z`` (T, N); ``present`` is (N, T)."""
-    first = first_present(present)
-    begin = np.minimum(first + family.skipped, len(z) - 1)
-    weight = (present | (np.arange(len(z)) < first[:, None])).T.astype(np.float64)
-    return Problem(
-        x=differenced(z, family.differences, begin),
-        begin=begin,
-        weight=None if weight.all() else np.ascontiguousarray(weight),
-    )
-
-
-def differenced(z: FloatArray, differences: int, begin: IntArray) -> FloatArray:
-    """(1 - L)^d of the time-major ``z`` (T, N), zero before ``begin`` (N,)."""
-    x = z
-    for _ in range(differences):
+def make_problem(family: Family, prepared: Prepared) -> Problem:
+    """Difference; zero before the first instant that has all its predecessors."""
+    x = prepared.z
+    for _ in range(family.differences):
         x = np.diff(x, axis=0, prepend=x[:1])
-    return x if not begin.any() else np.where(np.arange(len(z))[:, None] < begin, 0.0, x)
+    begin = np.minimum(prepared.first + family.skipped, len(x) - 1)
+    if begin.any():
+        x = np.where(np.arange(len(x))[:, None] < begin, 0.0, x)
+    return Problem(x, begin, prepared.weight)
+
+
+@dataclass(frozen=True, eq=False)
+class Replayed:
+    """N series as a model takes them, each (T, N).
+
+    Attributes:
+        z: with missing values as expected and outliers pulled back.
+        x: z differenced.
+        e: the one-step residuals that are left.
+    """
+
+    z: FloatArray
+    x: FloatArray
+    e: FloatArray
 
 
 # --- Where a search may start
@@ -194,9 +233,12 @@ def differenced(z: FloatArray, differences: int, begin: IntArray) -> FloatArray:
 
 def whittle_start(family: Family, problem: Problem) -> FloatArray:
     """The best of the family's points for each series by Whittle's likelihood, (P, N)."""
-    T = len(problem.x)
-    power = np.abs(np.fft.rfft(problem.x, axis=0)[1:].T) ** 2
-    return family.points[:, np.argmin(power @ _spectra(family, T), axis=1)]
+    T, N = problem.x.shape
+    table, best = _spectra(family, T), np.empty(N, dtype=np.int64)
+    for rows in chunks(N):
+        power = np.abs(np.fft.rfft(problem.x[:, rows].T, axis=1)[:, 1:]) ** 2
+        best[rows] = np.argmin(power @ table, axis=1)
+    return family.points[:, best]
 
 
 @lru_cache(maxsize=64)

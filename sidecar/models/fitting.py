@@ -10,7 +10,14 @@ from typing import Protocol
 import numpy as np
 
 from sidecar.models import alone, together
-from sidecar.models.arma import Family, Prepared, Problem, differenced, make_problem, whittle_start
+from sidecar.models.arma import (
+    Family,
+    Prepared,
+    Problem,
+    Replayed,
+    make_problem,
+    whittle_start,
+)
 from sidecar.series import FloatArray
 
 FEW = 4  # up to so many series are fitted one after the other; measured by tests.bench
@@ -30,7 +37,7 @@ class Solver(Protocol):
 
     def replay(
         self, family: Family, problem: Problem, z: FloatArray, params: FloatArray, *, robust: bool
-    ) -> tuple[FloatArray, FloatArray]: ...
+    ) -> Replayed: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,28 +68,53 @@ def fit(
     warm: FloatArray | None = None,
     solver: Solver | None = None,
 ) -> Fit:
-    """Fit every row by least squares.
+    """Fit every series by least squares.
 
     Args:
         robust: pull back what is out of all proportion, as ``sidecar.models.arma`` says.
         warm: (P, N) parameters to start from; columns with NaN start afresh.
         solver: by the number of series where not given.
     """
-    solver = solver or (alone if len(prepared.z) <= FEW else together)
-    z = np.ascontiguousarray(prepared.z.T)
-    problem = make_problem(family, z, prepared.present)
+    solver = solver or (alone if prepared.z.shape[1] <= FEW else together)
+    gappy = prepared.gappy
+    if gappy.all() or not gappy.any():
+        return _fit(family, prepared, robust, warm, solver)
+    parts = [np.flatnonzero(~gappy), np.flatnonzero(gappy)]  # whole series need no weights
+    fits = [
+        _fit(family, prepared.rows(rows), robust, None if warm is None else warm[:, rows], solver)
+        for rows in parts
+    ]
+    order = np.argsort(np.concatenate(parts))
+    return Fit(
+        params=np.concatenate([one.params for one in fits], axis=1)[:, order],
+        z=np.concatenate([one.z for one in fits])[order],
+        e=np.concatenate([one.e for one in fits])[order],
+        cost=np.concatenate([one.cost for one in fits])[order],
+        sigma=np.concatenate([one.sigma for one in fits])[order],
+    )
+
+
+def _fit(
+    family: Family, prepared: Prepared, robust: bool, warm: FloatArray | None, solver: Solver
+) -> Fit:
+    problem, z = make_problem(family, prepared), prepared.z
     params = _start(family, problem, warm, solver)
+    steps = STEPS if warm is None else WARM_STEPS
     if robust:
-        z, _ = solver.replay(family, problem, z, params, robust=True)
-        problem = replace(problem, x=differenced(z, family.differences, problem.begin))
-    params = solver.search(family, problem, params, STEPS if warm is None else WARM_STEPS)
-    e = solver.errors(family, problem, params)
-    if problem.weight is not None:
-        gappy = np.flatnonzero((problem.weight == 0.0).any(axis=0))
-        filled = _fit_gaps(family, problem.rows(gappy), z[:, gappy], params[:, gappy], solver)
-        params[:, gappy], z[:, gappy], e[:, gappy] = filled
+        calm = solver.replay(family, problem, z, params, robust=True)
+        problem, z = replace(problem, x=calm.x), calm.z
+    params = solver.search(family, problem, params, steps)
+    if problem.weight is None:
+        e = solver.errors(family, problem, params)
+    else:
+        for _ in range(IMPUTATIONS):  # fill the gaps by what the model expects, fit again
+            filled = solver.replay(family, problem, z, params, robust=False)
+            problem, z = replace(problem, x=filled.x), filled.z
+            params = solver.search(family, problem, params, steps)
+        filled = solver.replay(family, problem, z, params, robust=False)
+        z, e = filled.z, filled.e
     cost = np.einsum("tn,tn->n", e, e)
-    freedom = prepared.present.sum(axis=1) - len(family.lower) - family.projected
+    freedom = prepared.count - len(family.lower) - family.projected
     sigma = np.sqrt(cost / np.maximum(freedom, 1))
     return Fit(params, z[-KEPT:].T.copy(), e[-KEPT:].T.copy(), cost, sigma)
 
@@ -107,18 +139,3 @@ def _start(family: Family, problem: Problem, warm: FloatArray | None, solver: So
 def _cost(family: Family, problem: Problem, params: FloatArray, solver: Solver) -> FloatArray:
     e = solver.errors(family, problem, params)
     return np.asarray(np.einsum("tn,tn->n", e, e if problem.weight is None else e * problem.weight))
-
-
-def _fit_gaps(
-    family: Family, problem: Problem, z: FloatArray, params: FloatArray, solver: Solver
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Fill the gaps by what the model with ``params`` expects, fit again, and so on.
-
-    Returns:
-        params, z and e.
-    """
-    for _ in range(IMPUTATIONS):
-        z, _ = solver.replay(family, problem, z, params, robust=False)
-        problem = replace(problem, x=differenced(z, family.differences, problem.begin))
-        params = solver.search(family, problem, params, STEPS)
-    return params, *solver.replay(family, problem, z, params, robust=False)

@@ -32,7 +32,6 @@ from sidecar.models.numeric import (
     absorb_new,
     gaussian_intervals,
     lead_deviation,
-    missing_at_end,
     without_towers,
 )
 from sidecar.series import FloatArray, TimeArray
@@ -142,7 +141,7 @@ class ExponentialSmoothingModel(ForecastModel[HoltState]):
         self, prepared: Prepared, warm: FloatArray | None
     ) -> tuple[HoltState, FloatArray]:
         """The undamped fit and its sum of squares, in the unit of the prepared series."""
-        drift = np.zeros(len(prepared.z))
+        drift = np.zeros(prepared.z.shape[1])
         if self.settings.initial == "first":
             drift = certain_drift(prepared)
         family = FAMILIES[False, self.settings.initial]
@@ -204,12 +203,12 @@ def _state(
     return HoltState(
         last_ms=np.zeros(len(level), dtype=np.int64),
         sigma=fitted.sigma * prepared.scale,
-        level=prepared.offset + prepared.scale * (level + drift * (prepared.z.shape[1] - 1)),
+        level=prepared.offset + prepared.scale * (level + drift * (len(prepared.z) - 1)),
         trend=prepared.scale * (trend + drift),
         alpha=alpha,
         beta=beta,
         phi=phi,
-        missed=missing_at_end(prepared.present),
+        missed=prepared.missed,
     )
 
 

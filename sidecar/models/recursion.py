@@ -52,7 +52,7 @@ def follow(
     start: FloatArray,
     weight: FloatArray | None,
     limit: FloatArray | None,
-) -> tuple[FloatArray, FloatArray]:
+) -> tuple[FloatArray, FloatArray, FloatArray]:
     """The series as an ARIMA model takes it, one instant after the other.
 
     A missing value becomes what the model expects, and a residual is pulled back to ``limit``; to
@@ -66,7 +66,7 @@ def follow(
         limit: (N,) largest residual, or None for any.
 
     Returns:
-        z as taken, and the residuals, each (T, N).
+        z as taken, x (z differenced), and the residuals, each (T, N).
     """
     T, N = z.shape
     pad, settled = max(len(ar), len(ma), len(difference)), int(begin.max(initial=0)) + len(start)
@@ -91,7 +91,7 @@ def follow(
             _pull_back(error, bound, limit)
         np.add(expected, error, out=x[now])
         np.add(base, x[now], out=z[now])
-    return z[pad:], e[pad:]
+    return z[pad:], x[pad:], e[pad:]
 
 
 def _weigh(

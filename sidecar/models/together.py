@@ -9,13 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sidecar.models.arma import Coefficients, Family, Problem, largest_residual
+from sidecar.models.arma import Coefficients, Family, Problem, Replayed, largest_residual
 from sidecar.models.levenberg import Local, minimise
-from sidecar.models.numeric import IntArray, solve
+from sidecar.models.numeric import IntArray, chunks, solve
 from sidecar.models.recursion import deconvolve_twice, follow, polynomial
 from sidecar.series import FloatArray
 
-CHUNK = 512  # series worked on at once: their rows then stay in the nearest caches
 TOLERANCE = 1e-4  # a search ends when its next step promises a smaller fall in the cost
 
 
@@ -26,7 +25,7 @@ def search(family: Family, problem: Problem, start: FloatArray, steps: int) -> F
         return Local.joined(
             [
                 local_model(family, problem.rows(rows[part]), params[:, part])
-                for part in _chunks(len(rows))
+                for part in chunks(len(rows))
             ]
         )
 
@@ -39,7 +38,7 @@ def search(family: Family, problem: Problem, start: FloatArray, steps: int) -> F
 def errors(family: Family, problem: Problem, params: FloatArray) -> FloatArray:
     """The one-step residuals at ``params`` (P, N), (T, N)."""
     e = np.empty_like(problem.x)
-    for part in _chunks(e.shape[1]):
+    for part in chunks(e.shape[1]):
         coefficients = family.coefficients(params[:, part])
         e[:, part] = residuals(family, problem.rows(part), coefficients).e
     return e
@@ -47,38 +46,31 @@ def errors(family: Family, problem: Problem, params: FloatArray) -> FloatArray:
 
 def replay(
     family: Family, problem: Problem, z: FloatArray, params: FloatArray, *, robust: bool
-) -> tuple[FloatArray, FloatArray]:
+) -> Replayed:
     """The series as the model with ``params`` takes it, one instant after the other.
 
     Args:
         z: (T, N), anything where the weight of ``problem`` is zero.
         robust: pull residuals back that are out of all proportion.
-
-    Returns:
-        z with missing values as expected and outliers pulled back, and the residuals that are left,
-        each (T, N).
     """
-    taken, e = np.empty_like(z), np.empty_like(z)
-    for rows in _chunks(z.shape[1]):
+    parts = []
+    for rows in chunks(z.shape[1]):
         part = problem.rows(rows)
         coefficients = family.coefficients(params[:, rows])
         before = residuals(family, part, coefficients)
-        taken[:, rows], e[:, rows] = follow(
-            coefficients.ar,
-            coefficients.ma,
-            polynomial(family.differences),
-            z[:, rows],
-            part.begin,
-            before.c,
-            part.weight,
-            largest_residual(part, before.e) if robust else None,
+        parts.append(
+            follow(
+                coefficients.ar,
+                coefficients.ma,
+                polynomial(family.differences),
+                z[:, rows],
+                part.begin,
+                before.c,
+                part.weight,
+                largest_residual(part, before.e) if robust else None,
+            )
         )
-    return taken, e
-
-
-def _chunks(size: int) -> list[IntArray]:
-    every = np.arange(size)
-    return [every[first : first + CHUNK] for first in range(0, size, CHUNK)]
+    return Replayed(*(np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True)))
 
 
 @dataclass(frozen=True, eq=False)

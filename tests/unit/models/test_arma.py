@@ -9,6 +9,7 @@ from sidecar.models import alone, arma, fitting, together
 from sidecar.models.arima import family
 from sidecar.models.arma import Family
 from sidecar.models.holt import FAMILIES
+from sidecar.models.numeric import CHUNK
 from sidecar.series import FloatArray
 
 N, T = 8, 80
@@ -39,8 +40,7 @@ def walks(seed: int = 1) -> FloatArray:
 
 def problem_of(one: Family, y: FloatArray) -> tuple[arma.Problem, FloatArray]:
     prepared = arma.prepare(y)
-    z = np.ascontiguousarray(prepared.z.T)
-    return arma.make_problem(one, z, prepared.present), z
+    return arma.make_problem(one, prepared), prepared.z
 
 
 def inner_params(one: Family) -> FloatArray:
@@ -89,15 +89,17 @@ def test_replayed_residuals_of_a_whole_series_are_those_of_the_batch(some_family
     problem, z = problem_of(some_family, walks()[[0, 1, 4, 5]])
     params = inner_params(some_family)[:, [0, 1, 4, 5]]
     batch = together.errors(some_family, problem, params)
-    same, e = together.replay(some_family, problem, z, params, robust=False)
-    np.testing.assert_allclose(same, z, atol=1e-8)
-    np.testing.assert_allclose(e, batch, atol=1e-7)
+    same = together.replay(some_family, problem, z, params, robust=False)
+    np.testing.assert_allclose(same.z, z, atol=1e-8)
+    np.testing.assert_allclose(same.x, problem.x, atol=1e-8)
+    np.testing.assert_allclose(same.e, batch, atol=1e-7)
 
 
 def test_a_missing_instant_has_no_residual_and_the_expected_value(some_family: Family) -> None:
     problem, z = problem_of(some_family, walks())
     params = inner_params(some_family)
-    filled, e = together.replay(some_family, problem, z, params, robust=False)
+    taken = together.replay(some_family, problem, z, params, robust=False)
+    filled, e = taken.z, taken.e
     assert problem.weight is not None
     assert (e[problem.weight == 0.0] == 0.0).all()
     present = problem.weight > 0.0
@@ -141,7 +143,7 @@ def test_a_drift_is_believed_only_beyond_doubt() -> None:
 
 def test_more_series_than_a_chunk_are_fitted_as_fewer() -> None:
     random = np.random.default_rng(4)
-    y = np.cumsum(random.normal(size=(together.CHUNK + 3, 30)), axis=1)
+    y = np.cumsum(random.normal(size=(CHUNK + 3, 30)), axis=1)
     y[-1, 4:9] = np.nan
     one = family(1, 1, 1)
     many = fitting.fit(one, arma.prepare(y), robust=True, solver=together)
@@ -168,7 +170,8 @@ def test_a_replay_one_by_one_is_that_of_the_batch(some_family: Family, robust: b
     params = inner_params(some_family)
     one_by_one = alone.replay(some_family, problem, z, params, robust=robust)
     at_once = together.replay(some_family, problem, z, params, robust=robust)
-    for few, many in zip(one_by_one, at_once, strict=True):
+    for name in ("z", "x", "e"):
+        few, many = getattr(one_by_one, name), getattr(at_once, name)
         np.testing.assert_allclose(few, many, atol=1e-7)
 
 

@@ -39,7 +39,7 @@ def followed(
     begin: int,
     start: FloatArray,
     limit: float,
-) -> tuple[FloatArray, FloatArray]:
+) -> tuple[FloatArray, FloatArray, FloatArray]:
     """``follow`` for one series; NaN where a value is missing."""
     z: list[float] = []
     x: list[float] = []
@@ -64,7 +64,7 @@ def followed(
         e.append(cut)
         x.append(expected + cut)
         z.append(base + expected + cut)
-    return np.array(z), np.array(e)
+    return np.array(z), np.array(x), np.array(e)
 
 
 @pytest.mark.parametrize("differences", [0, 1, 2])
@@ -94,8 +94,8 @@ def test_follow_takes_each_series_as_alone(differences: int, limit: float) -> No
         wanted = followed(
             ar[:, row], ma[:, row], differences, values, int(begin[row]), start[:, row], limit
         )
-        np.testing.assert_allclose(got[0][:, row], wanted[0], atol=1e-9)
-        np.testing.assert_allclose(got[1][:, row], wanted[1], atol=1e-9)
+        for array, series in zip(got, wanted, strict=True):
+            np.testing.assert_allclose(array[:, row], series, atol=1e-9)
 
 
 def test_an_impulse_travels_as_the_weights_say() -> None:
