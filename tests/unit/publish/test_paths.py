@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.names import METRIC_NAME
@@ -232,6 +232,7 @@ class _Twin:
         return {one: samples for one, samples in found.items() if samples}
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.one_of(

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.series import FloatArray, LabelSet
@@ -34,6 +34,7 @@ STEPS = st.lists(
 GROUPINGS = st.sampled_from([(), ("i",), ("z",), ("i", "z"), ("__name__",), ("nowhere",)])
 
 
+@settings(deadline=None)
 @given(
     STEPS,
     st.sampled_from(["sum", "avg", "min", "max", "count", "group", "stddev", "stdvar"]),
@@ -55,6 +56,7 @@ def test_each_group_is_folded_at_each_step(
     assert same(steps_of(ours), theirs)
 
 
+@settings(deadline=None)
 @given(STEPS, st.sampled_from([-1.0, 0.0, 0.25, 0.9, 1.0, 2.0, math.nan]), GROUPINGS)
 def test_quantiles_interpolate_between_ranks(
     steps: list[Vector], phi: float, grouping: tuple[str, ...]
@@ -79,6 +81,7 @@ def test_a_quantile_may_be_another_one_at_each_step() -> None:
     assert ours.values.tolist() == [[1.0, 1.0, 2.0]]
 
 
+@settings(deadline=None)
 @given(STEPS, st.integers(0, 5), st.booleans(), GROUPINGS)
 def test_the_k_extreme_members_of_each_group_are_kept(
     steps: list[Vector], k: int, largest: bool, grouping: tuple[str, ...]
@@ -123,6 +126,7 @@ def test_a_k_that_is_no_int64_is_an_error(k: float) -> None:
         aggregate("topk", frame, False, (), UNBOUNDED, np.array([k]))
 
 
+@settings(deadline=None)
 @given(STEPS, st.booleans(), GROUPINGS)
 def test_values_are_counted_by_how_they_are_written(
     steps: list[Vector], without: bool, grouping: tuple[str, ...]
@@ -148,6 +152,7 @@ def test_a_label_that_cannot_be_one_is_an_error() -> None:
         aggregate("count_values", frame_of([{}]), False, (), UNBOUNDED, "1x")
 
 
+@settings(deadline=None)
 @given(st.floats())
 def test_a_plain_number_reads_back_and_has_no_exponent(value: float) -> None:
     text = plain_number(value)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.series import LabelSet
@@ -106,6 +106,7 @@ def _metric(many: LabelSet, one: LabelSet, matching: Matching, drops_name: bool)
     return LabelSet.of(kept)
 
 
+@settings(deadline=None)
 @given(LEFTS, RIGHTS, MATCHINGS, st.sampled_from([*ARITHMETIC, *COMPARE]), st.booleans())
 def test_vectors_meet_as_prometheus_lets_them(
     left: list[Vector], right: list[Vector], matching: Matching, op: str, asks_bool: bool
@@ -130,6 +131,7 @@ def test_vectors_meet_as_prometheus_lets_them(
         assert same(ours(), theirs)
 
 
+@settings(deadline=None)
 @given(LEFTS, RIGHTS, SETS, st.sampled_from(["and", "or", "unless"]))
 def test_set_operators_look_at_each_step_on_its_own(
     left: list[Vector], right: list[Vector], matching: Matching, op: str
@@ -160,6 +162,7 @@ def test_a_series_that_moves_from_one_side_to_the_other_is_one_series() -> None:
     assert found.values.tolist() == [[1.0, 2.0]]
 
 
+@settings(deadline=None)
 @given(LEFTS, NUMBERS, st.sampled_from([*ARITHMETIC, *COMPARE]), st.booleans(), st.booleans())
 def test_a_vector_and_a_number(
     steps: list[Vector], number: float, op: str, asks_bool: bool, number_first: bool

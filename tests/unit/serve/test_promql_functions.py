@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.series import LabelSet
@@ -34,6 +34,7 @@ def applied(function: str, value: float) -> float:
     return step[BARE]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 4_102_444_800))
 def test_the_calendar_is_utc(second: int) -> None:
     when = datetime.fromtimestamp(second, UTC)
@@ -52,6 +53,7 @@ def test_the_calendar_is_utc(second: int) -> None:
         assert applied(function, second + 0.9) == number, function
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted(ELEMENTWISE)), st.floats(-5, 5))
 def test_mathematics_is_that_of_the_standard_library(function: str, value: float) -> None:
     names = {"abs": "fabs", "ln": "log", "deg": "degrees", "rad": "radians"}

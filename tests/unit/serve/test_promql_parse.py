@@ -4,7 +4,7 @@ import math
 
 import promql_parser
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.series import LabelSet, MatchOp
@@ -156,6 +156,7 @@ def test_a_panic_of_the_parser_is_an_answer_not_an_end(monkeypatch: pytest.Monke
         parse("never_read_before")
 
 
+@settings(deadline=None)
 @given(st.text(st.sampled_from('ab{}()[]"=~!,+-@:5m0.1e offset by on\\`#\n'), max_size=40))
 def test_no_text_does_more_than_be_unparsable(text: str) -> None:
     try:
@@ -244,6 +245,7 @@ def _larger(inner: st.SearchStrategy[Expr]) -> st.SearchStrategy[Expr]:
     return st.one_of(found)
 
 
+@settings(deadline=None)
 @given(st.recursive(SELECTORS, _larger, max_leaves=6))
 def test_every_tree_is_read_back_from_what_is_printed(tree: Expr) -> None:
     assert parse(to_text(tree)) == tree

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.series import LabelSet
@@ -44,6 +44,7 @@ MASKS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(VALUES, MASKS)
 def test_a_range_that_is_written_reads_back(
     values: list[list[float]], present: list[list[bool]]
@@ -55,6 +56,7 @@ def test_a_range_that_is_written_reads_back(
     assert same(steps_of(again), steps_of(written))
 
 
+@settings(deadline=None)
 @given(VALUES, MASKS)
 def test_an_instant_that_is_written_reads_back(
     values: list[list[float]], present: list[list[bool]]
@@ -69,6 +71,7 @@ def test_an_instant_that_is_written_reads_back(
     assert same(steps_of(again), steps_of(one))
 
 
+@settings(deadline=None)
 @given(st.floats())
 def test_a_number_reads_back_and_is_written_as_by_go(value: float) -> None:
     text = number_text(value)
@@ -79,6 +82,7 @@ def test_a_number_reads_back_and_is_written_as_by_go(value: float) -> None:
         assert not text.endswith(".0")
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats() | st.floats(-1e3, 1e3), min_size=4, max_size=4))
 def test_a_whole_row_is_written_as_its_numbers_are(values: list[float]) -> None:
     writer = PointWriter(STEPS.instants_ms)

@@ -1,7 +1,7 @@
 """From which step on a query needs forecasts, what cannot be evaluated, who is asked what."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.serve.promql.fetch import Fetch, GridFetch, RawFetch, fetches
@@ -55,6 +55,7 @@ def test_the_first_step_that_needs_a_forecast(text: str, step: int | None) -> No
     assert first_own_step(expr, STEPS, first_served) == step
 
 
+@settings(deadline=None)
 @given(st.integers(0, 30_000), st.integers(1, 5_000), st.integers(1, 40), st.integers(-20, 20))
 def test_all_steps_before_the_first_look_only_at_what_is_not_served(
     start: int, step: int, size: int, offset: int

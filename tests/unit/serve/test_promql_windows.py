@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.series import LabelSet
@@ -39,6 +39,7 @@ def window(points: dict[int, float], at: int, size: int, left_open: bool) -> lis
     ]
 
 
+@settings(deadline=None)
 @given(
     RAW,
     st.sampled_from(sorted(WINDOW_FUNCTIONS - {"absent_over_time"})),
@@ -67,6 +68,7 @@ def test_each_function_folds_what_lies_in_the_window(
     assert same(steps_of(ours), theirs)
 
 
+@settings(deadline=None)
 @given(RAW, st.integers(1, 30), st.booleans())
 def test_an_instant_selector_takes_the_newest_sample_within_the_lookback(
     raw: Raw, lookback: int, left_open: bool
