@@ -1,6 +1,7 @@
 """Reading from real servers, and from one that breaks its promises."""
 
 import asyncio
+import gc
 import logging
 import time
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from sidecar.remote.turns import ReadTurns
 from sidecar.remote.writer import RemoteWriter, WriteBlock
 from sidecar.series import STALE_NAN, LabelSet, Matcher, MatchOp, RawSeries, Selector, is_stale
 from sidecar.wire.frames import encode_frame
+from sidecar.wire.read_replies import encode_chunked_frames
 from sidecar.wire.remote_pb2 import ChunkedReadResponse
 from sidecar.wire.types_pb2 import Chunk, ChunkedSeries, Label
 from tests import fakes
@@ -412,3 +414,68 @@ async def test_a_read_that_is_cancelled_leaves_the_reader_usable() -> None:
         assert_same(await reader.read(X, START, END), expected)
         await reader.close()
         await client.close()
+
+
+async def test_a_stream_that_stops_between_two_frames_is_not_a_whole_reply() -> None:
+    """A server that dies there has sent nothing but whole frames: only HTTP knows it had more."""
+    expected = [RawSeries(named("x", 0), np.array([START]), np.array([1.0]))]
+    frame = b"".join(encode_chunked_frames([expected]))
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-streamed-protobuf\r\n"
+    whole = False
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(head + b"Transfer-Encoding: chunked\r\n\r\n")
+        writer.write(f"{len(frame):x}\r\n".encode() + frame + b"\r\n")
+        if whole:
+            writer.write(b"0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    client = HttpClient(HttpSettings(f"http://127.0.0.1:{port}"))
+    reader = RemoteReader(client, retry=QUICK)
+    with pytest.raises(Unavailable, match="broke off"):
+        await reader.read(X, START, END)
+    whole = True
+    assert_same(await reader.read(X, START, END), expected)
+    await reader.close()
+    await client.close()
+    server.close()
+
+
+async def test_the_event_loop_stays_free_while_17_million_samples_are_read(
+    newest_prometheus: PrometheusBinary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_ms = int(time.time() * 1000)
+    times = now_ms - np.arange(5760, 0, -1, dtype=np.int64) * 15_000
+    backfill, dice = Backfill(), np.random.default_rng(1)
+    for i in range(100):
+        backfill.add(named("x", i), times, np.round(np.cumsum(dice.normal(size=5760)), 3))
+    spent: list[float] = []
+    plain = asyncio.events.Handle._run
+
+    def measured(handle: asyncio.Handle) -> None:
+        began = time.thread_time()
+        plain(handle)
+        spent.append(time.thread_time() - began)
+
+    async with RealPrometheus(newest_prometheus, history=backfill) as server:
+        client = HttpClient(HttpSettings(server.url))
+        reader = RemoteReader(client)
+        gc.collect()
+        gc.freeze()  # the test suite's own heap is not what is measured
+        monkeypatch.setattr(asyncio.events.Handle, "_run", measured)
+        try:
+            for _ in range(30):
+                found = await reader.read(X, int(times[0]), now_ms)
+                assert len(found) == 100
+        finally:
+            monkeypatch.undo()
+            gc.unfreeze()
+        assert reader.stats().samples == 30 * 576_000
+        await reader.close()
+        await client.close()
+    # CPU time of the loop's thread, not wall time: whatever else this machine does.
+    assert max(spent) < 0.050
