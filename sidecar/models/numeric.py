@@ -10,7 +10,7 @@ from sidecar.models.contract import Intervals, S, put, take
 from sidecar.series import FloatArray, TimeArray
 
 CHUNK = 512  # series worked on at once: rows of so many numbers stay in the nearest caches
-TOWER = 10.0  # see ``without_towers``
+TOWER, MIN_HISTORY = 10.0, 10  # see ``without_towers``
 
 BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.int64]
@@ -46,8 +46,11 @@ def without_towers(y: FloatArray) -> FloatArray:
     """``y`` (N, T) with values that tower over all others of their row as missing.
 
     That is up to one in a hundred values (at least one) that lie more than ``TOWER`` times the
-    range of the others outside it: a counter that was read wrongly, not a busy minute.
+    range of the others outside it: something was read wrongly, which is not a busy minute. A
+    history of fewer than ``MIN_HISTORY`` instants is returned as it is.
     """
+    if y.shape[1] < MIN_HISTORY:
+        return y
     calm, few = y, max(1, y.shape[1] // 100)
     for rows in chunks(len(y)):
         suspects = rows[_lopsided(y[rows])]
@@ -63,8 +66,12 @@ def without_towers(y: FloatArray) -> FloatArray:
 
 
 def _lopsided(y: FloatArray) -> BoolArray:
-    """(N,) rows that may have towers: quick to see, and true of all that have."""
-    size = np.abs(y - y.mean(axis=1, keepdims=True))
+    """(N,) rows that may have towers: quick to see, and true of all that have.
+
+    A row with values that are not finite is one of them; its mean says nothing.
+    """
+    with np.errstate(invalid="ignore"):  # inf - inf
+        size = np.abs(y - y.mean(axis=1, keepdims=True))
     return np.asarray(~(size.max(axis=1) <= 0.5 * TOWER * size.mean(axis=1)))
 
 

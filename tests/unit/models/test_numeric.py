@@ -70,6 +70,18 @@ def test_a_value_that_towers_over_all_others_is_missing_and_no_busy_minute_is() 
     np.testing.assert_array_equal(calm[~np.isnan(calm)], y[~np.isnan(calm)])
 
 
+def test_a_short_history_has_no_towers() -> None:
+    y = np.array([[1.0, 1.0, 1.0, 1e9]])
+    assert without_towers(y) is y
+
+
+def test_values_that_are_not_finite_hide_no_tower() -> None:
+    y = np.random.default_rng(3).normal(size=(2, 60))
+    y[0, [4, 9]], y[0, 17] = [np.inf, NAN], 1000.0
+    y[1, :] = -np.inf
+    assert np.isnan(without_towers(y)[0, [9, 17]]).all()
+
+
 def test_a_row_without_towers_is_returned_as_it_is() -> None:
     y = np.random.default_rng(2).normal(size=(3, 60))
     assert without_towers(y) is y
