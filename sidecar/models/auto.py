@@ -49,7 +49,8 @@ FEWEST: Final = 10
 MEDIAN: Final = -1
 # Levels decay to their mean, which is no forecast so far ahead.
 LONG_HORIZON: Final = 96
-SPREAD: Final = (0.5, 2.0)
+BLEND: Final = 0.3
+SPREAD: Final = (0.6, 1.6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +214,7 @@ class AutoModel(ForecastModel[AutoState]):
         rank = np.ceil(self.settings.level * (count + 1)).astype(np.int64)
         at = np.clip(np.minimum(rank, count) - 1, 0, None)
         k = np.take_along_axis(scores, at[:, None], axis=1)[:, 0]
-        return np.where(count > 0, np.clip(np.sqrt(k), *SPREAD), 1.0)
+        return np.where(count > 0, np.clip(k**BLEND, *SPREAD), 1.0)
 
     def update(self, state: AutoState, t_ms: TimeArray, y: FloatArray) -> AutoState:
         states = {

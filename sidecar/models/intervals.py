@@ -4,12 +4,13 @@ A model's own interval assumes that its residuals are normal and the future is a
 past; on real series it covers less than it says, and differently from series to series. So each
 series learns, from forecasts whose instants have come, by how much to scale its widths:
 
-    half width = analytic half width * sqrt(k) * side * shape(lead)
+    half width = analytic half width * k^(1/3) * side * shape(lead)
 
 k is the empirical (1 - a)-quantile of the newest scores |residual| / analytic half width, pooled
 over leads (conformal prediction), and a, the share that may lie outside, is steered by what did lie
-outside (adaptive conformal inference: a += .02 (.05 - missed); Gibbs and Candes 2021). The square
-root blends the two: analytic widths react at once, conformal ones are right on average. ``side``,
+outside (adaptive conformal inference: a += .02 (.05 - missed); Gibbs and Candes 2021). The cube
+root blends the two: analytic widths react at once, conformal ones are right on average, and the
+steering makes up for what the root takes away. ``side``,
 one above the mean and its inverse below, follows where the misses are, so that skewed residuals get
 a skewed interval; ``shape`` does the same between leads, for a model whose widths grow too fast or
 too slowly. Both move in small steps, so that only what lasts counts.
@@ -33,6 +34,7 @@ Float32Array = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 
 RING: Final = 240
+BLEND: Final = 1 / 3
 STEERING: Final = 0.02
 SIDEWAYS: Final = 0.005
 ALONG: Final = 0.01
@@ -54,9 +56,14 @@ def check_level(level: float) -> None:
         raise ValueError(f"level: {level!r} is not a share between 0 and 1: write .95 for 95 %")
 
 
+def half_width(level: float) -> float:
+    """Half the central interval of ``level`` of a normal variable, in standard deviations."""
+    return float(ndtri((1.0 + level) / 2.0))
+
+
 def around(mean: FloatArray, deviation: FloatArray, level: float) -> Intervals:
     """``mean`` with the central normal interval of ``level``; both (N, H), NaN rows stay NaN."""
-    width = float(ndtri((1.0 + level) / 2.0)) * np.maximum.accumulate(deviation, axis=1)
+    width = half_width(level) * np.maximum.accumulate(deviation, axis=1)
     return Intervals(mean=mean, lower=mean - width, upper=mean + width)
 
 
@@ -234,7 +241,7 @@ def _stored(
 
 
 def _factors(scores: Float32Array, share: FloatArray, side: FloatArray) -> FloatArray:
-    """(N, 2) sqrt(k) / side and sqrt(k) side, below and above; 1 until there are ``FEWEST``."""
+    """(N, 2) k^(1/3) / side and k^(1/3) side, below and above; 1 until there are ``FEWEST``."""
     towards = np.exp(side).astype(np.float32)[:, None]
     sizes = np.sort(np.where(scores > 0, scores / towards, -scores * towards), axis=1)  # NaN last
     count = np.isfinite(sizes).sum(axis=1)
@@ -242,5 +249,5 @@ def _factors(scores: Float32Array, share: FloatArray, side: FloatArray) -> Float
     at = np.clip(rank - 1, 0, np.maximum(count - 1, 0))
     k = np.take_along_axis(sizes, at[:, None], axis=1)[:, 0].astype(np.float64)
     k = np.where(rank > count, BEYOND * k, k)
-    factor = np.where(count >= FEWEST, np.sqrt(np.clip(k, 1 / WIDEST**2, WIDEST**2)), 1.0)
+    factor = np.where(count >= FEWEST, np.clip(k**BLEND, 1 / WIDEST, WIDEST), 1.0)
     return np.stack([factor * np.exp(-side), factor * np.exp(side)], axis=1)

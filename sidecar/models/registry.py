@@ -17,9 +17,10 @@ from sidecar.models.custom import CustomModel
 from sidecar.models.holt import ExponentialSmoothingModel
 from sidecar.models.lags import LagsModel
 from sidecar.models.linear import LinearTrendModel
-from sidecar.models.naive import NaiveModel
+from sidecar.models.naive import NaiveModel, SeasonalNaiveModel
 from sidecar.models.seasonal import SeasonalModel
 from sidecar.models.sgd import SGDRegressorModel
+from sidecar.models.zscore import ZScoreModel
 
 _MODELS: Final[dict[str, type[ForecastModel[Any]]]] = {
     model.name: model
@@ -30,11 +31,13 @@ _MODELS: Final[dict[str, type[ForecastModel[Any]]]] = {
         SGDRegressorModel,
         LagsModel,
         NaiveModel,
+        SeasonalNaiveModel,
+        ZScoreModel,
         AutoModel,
     )
 }
-# Models that run behind a seasonal profile: all that do not know the time of day themselves.
-_FRONTED: Final = frozenset(set(_MODELS.values()) - {NaiveModel})
+# Models that run behind a seasonal profile: all but the yardsticks and the plain detector.
+_FRONTED: Final = frozenset({*_MODELS.values()} - {NaiveModel, SeasonalNaiveModel, ZScoreModel})
 _FRONT_SETTINGS: Final = ("season", "timezone")
 ALIASES: Final = {"holt": "exponential_smoothing"}
 MODEL_NAMES: Final = tuple(_MODELS)
@@ -88,7 +91,7 @@ def build(
         return CustomModel(model, params, context_of(context))
     chosen = model_type(model) if isinstance(model, str) else model
     if not issubclass(chosen, ForecastModel):
-        raise ValueError(f"{model!r} is neither a model's name nor a class derived from BaseModel")  # noqa: TRY004 - configuration
+        raise ValueError(f"{model!r} is neither a model's name nor a class derived from BaseModel")
     problems = _unknown(chosen, params)
     if problems:
         raise ValueError("\n".join(problems))
