@@ -28,13 +28,20 @@ def interpolate(y: FloatArray, present: BoolArray) -> FloatArray:
     Args:
         y: (N, T). present: (N, T), where y counts. A row without any value comes back as zeros.
     """
-    if present.all():
+    gappy = np.flatnonzero(~present.all(axis=1))
+    if len(gappy) == 0:
         return y
-    columns = np.arange(y.shape[1])
+    filled = y.copy()
+    filled[gappy] = _interpolated(np.where(present[gappy], y[gappy], 0.0), present[gappy])
+    return filled
+
+
+def _interpolated(y: FloatArray, present: BoolArray) -> FloatArray:
+    """``interpolate`` of rows that are finite everywhere."""
+    columns, size = np.arange(y.shape[1]), y.shape[1]
     before = np.maximum.accumulate(np.where(present, columns, -1), axis=1)
-    reverse = np.where(present, columns, y.shape[1])[:, ::-1]
-    after = np.minimum.accumulate(reverse, axis=1)[:, ::-1]
-    none_before, none_after = before < 0, after == y.shape[1]
+    after = np.minimum.accumulate(np.where(present, columns, size)[:, ::-1], axis=1)[:, ::-1]
+    none_before, none_after = before < 0, after == size
     after = np.where(none_after, np.maximum(before, 0), after)
     before = np.where(none_before, after, before)
     low, high = np.take_along_axis(y, before, axis=1), np.take_along_axis(y, after, axis=1)
