@@ -61,10 +61,11 @@ def future_ms(steps: int = HORIZON) -> TimeArray:
     return NOW_MS + GRANULARITY_MS * np.arange(1, steps + 1, dtype=np.int64)
 
 
-def history() -> Backfill:
-    """Actual and expected up to now; also what is there only once."""
+def history(pushed_until_ms: int = NOW_MS) -> Backfill:
+    """Actual up to now, expected as far as it was pushed; also what is there only once."""
     told = Backfill()
     scraped, grid = past_ms(15_000), past_ms(GRANULARITY_MS)
+    grid = grid[grid <= pushed_until_ms]
     for instance in INSTANCES:
         told.add(labels(LOAD, instance=instance), scraped, load_at(scraped, instance))
     for zone in ("north", "south"):
@@ -108,6 +109,27 @@ def forecasts() -> ForecastPaths:
     return paths
 
 
+def forecasts_behind(acknowledged_ms: int) -> ForecastPaths:
+    """The same, but the pushes since ``acknowledged_ms`` are still under way."""
+    paths = ForecastPaths()
+    start_ms = acknowledged_ms + GRANULARITY_MS
+    for first_ms in range(start_ms, NOW_MS + 1, GRANULARITY_MS):
+        instants = first_ms + GRANULARITY_MS * np.arange(HORIZON, dtype=np.int64)
+        paths.replace(
+            "load",
+            [
+                OutputPaths(
+                    tuple(labels(LOAD + output, instance=one) for one in INSTANCES),
+                    instants,
+                    np.stack([expected_at(instants, one, output) for one in INSTANCES]),
+                )
+                for output in OUTPUTS
+            ],
+        )
+    paths.acknowledge("load", acknowledged_ms)
+    return paths
+
+
 @dataclass(frozen=True)
 class World:
     """Everything that is running."""
@@ -139,7 +161,7 @@ async def world(
     binary: PrometheusBinary,
     *,
     oracle: bool = False,
-    told: Backfill | None = None,
+    pushed_until_ms: int = NOW_MS,
     paths: ForecastPaths | None = None,
     **options: Any,
 ) -> AsyncIterator[World]:
@@ -147,9 +169,10 @@ async def world(
     old = ["--storage.tsdb.retention.time=50y", "--enable-feature=promql-at-modifier"]
     if binary.version >= (2, 33):
         old = old[:1]
+    told = history(pushed_until_ms)
     async with AsyncExitStack() as stack:
         upstream = await stack.enter_async_context(
-            RealPrometheus(binary, history=told or history(), receiver=False, flags=old)
+            RealPrometheus(binary, history=told, receiver=False, flags=old)
         )
         url = await stack.enter_async_context(sidecar(upstream.url, paths, **options))
         reader = None
@@ -157,7 +180,11 @@ async def world(
             block = yaml.safe_load(remote_read_config(url, paths.names()))
             reader = await stack.enter_async_context(
                 RealPrometheus(
-                    binary, history=told or history(), receiver=False, flags=old, config=block
+                    binary,
+                    history=history(pushed_until_ms),
+                    receiver=False,
+                    flags=old,
+                    config=block,
                 )
             )
         session = await stack.enter_async_context(aiohttp.ClientSession())

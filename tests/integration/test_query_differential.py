@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from tests.integration.query_world import NOW_MS, World, ask, difference, world
+from tests.integration.query_world import (
+    NOW_MS,
+    World,
+    ask,
+    difference,
+    forecasts_behind,
+    world,
+)
 from tests.prometheus import PrometheusBinary
 
 pytestmark = pytest.mark.integration
@@ -208,9 +215,7 @@ async def test_the_sidecar_answers_as_a_prometheus_that_reads_the_forecasts(
 ) -> None:
     asked = [
         (path, params)
-        for expr in EXPRESSIONS
-        # Old ones forget to drop the name of what atan2 gives.
-        if "atan2" not in expr or prometheus_binary.version >= (2, 53)
+        for expr in _known_to(prometheus_binary)
         for path, params in (
             *(("query_range", _range(expr, ends)) for ends in RANGES),
             *(("query", {"query": expr, "time": f"{NOW_MS / 1000 + at}"}) for at in INSTANTS),
@@ -221,6 +226,28 @@ async def test_the_sidecar_answers_as_a_prometheus_that_reads_the_forecasts(
     wrong = [f"{params}: {why}" for why, (_, params) in said if why]
     assert len(EXPRESSIONS) >= 80
     assert not wrong, f"{len(wrong)} answers differ:\n" + "\n".join(wrong[:200])
+
+
+async def test_pushes_that_are_under_way_leave_no_hole(
+    newest_prometheus: PrometheusBinary,
+) -> None:
+    """The receiver is five minutes behind: what it lacks comes from here, before now too."""
+    behind_ms = NOW_MS - 300_000
+    paths = forecasts_behind(behind_ms)
+    known = _known_to(newest_prometheus)
+    expressions = [*known[::4], *(one for one in known if "[" in one)]
+    async with world(
+        newest_prometheus, oracle=True, pushed_until_ms=behind_ms, paths=paths
+    ) as running:
+        asked = [("query_range", _range(expr, (-1200, 1200, 45))) for expr in expressions]
+        asked += [("query", {"query": one, "time": f"{NOW_MS / 1000 - 60}"}) for one in expressions]
+        said = [(await _compare(running, *one), one) for one in asked]
+        past = {"query": f"rate({E}[5m])", "time": f"{NOW_MS / 1000}"}
+        _, ours = await ask(running.session, running.sidecar_url, "query", past)
+        _, theirs = await ask(running.session, running.upstream.url, "query", past)
+    wrong = [f"{params}: {why}" for why, (_, params) in said if why]
+    assert not wrong, f"{len(wrong)} answers differ:\n" + "\n".join(wrong[:50])
+    assert ours == theirs, "up to now, what cannot be evaluated is the upstream's"
 
 
 async def test_what_cannot_be_evaluated_ends_at_now_and_says_why(
@@ -251,6 +278,11 @@ async def test_what_no_vector_may_hold_twice_is_an_error_here_too(
             ahead = {"query": expr, "time": str(NOW_MS / 1000 + 600)}
             status, body = await ask(running.session, running.sidecar_url, "query", ahead)
             assert (status, body["errorType"]) == (422, "execution"), expr
+
+
+def _known_to(binary: PrometheusBinary) -> list[str]:
+    """Those before 2.47 forget to drop the name of what atan2 gives; we do not."""
+    return [one for one in EXPRESSIONS if "atan2" not in one or binary.version >= (2, 47)]
 
 
 async def _compare(running: World, path: str, params: dict[str, str]) -> str:

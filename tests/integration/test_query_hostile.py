@@ -166,6 +166,17 @@ async def test_no_label_name_gets_more_than_a_4xx(running: World) -> None:
     await asyncio.to_thread(attack)
 
 
+@pytest.mark.parametrize("segment", ["%2e%2e", "..", "a%2fb", "%2e", "%5c", "..%2f..%2fadmin"])
+async def test_a_label_name_stays_a_label_name(running: World, segment: str) -> None:
+    status, body, _ = await asyncio.to_thread(
+        send, running.sidecar_url, "GET", f"/api/v1/label/{segment}/values"
+    )
+    assert status in (400, 404)
+    assert b"success" not in body
+    if status == 400:
+        assert "invalid label name" in json.loads(body)["error"]
+
+
 async def test_no_bytes_as_a_remote_read_get_more_than_a_4xx(running: World) -> None:
     @LAX
     @given(st.binary(max_size=300), st.booleans())

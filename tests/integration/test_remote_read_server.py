@@ -79,6 +79,14 @@ async def test_what_is_not_acknowledged_is_served_and_nothing_else(url: str) -> 
     assert [len(one.values) for one in found] == [60, 50, 30, 60]
 
 
+async def test_what_was_acknowledged_since_is_not_served_any_more() -> None:
+    paths = forecasts()
+    paths.acknowledge("load", NOW_MS + 120_000)
+    async with sidecar("http://127.0.0.1:1", paths) as url:
+        [found] = await read(url, ReadQuery(Selector.of(EXPECTED), -FAR, FAR))
+    assert all(int(one.timestamps_ms[0]) == NOW_MS + 180_000 for one in found)
+
+
 async def test_each_query_of_a_request_is_answered_in_its_place(url: str) -> None:
     end_ms = NOW_MS + 120_000
     lower = Selector.of(EXPECTED + "_lower", Matcher("instance", MatchOp.REGEX, "a|b"))
