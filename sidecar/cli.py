@@ -184,15 +184,16 @@ _ORDERS: Final = {
     "pin": "fit series only when an operator asks for it",
     "unpin": "let series be fitted on their own again",
     "versions": "what is kept of series, and which version serves",
+    "audit": "who changed what of series, and why",
 }
 
 
 def _order(config: SentinelConfig, options: argparse.Namespace) -> int:
     """Give an order to the running sidecar, and say of each series what was done."""
     watch = WatchConfig.from_selector(options.series)
-    if options.verb == "versions":
+    if options.verb in ("versions", "audit"):
         query = urllib.parse.urlencode({"metric": watch.metric, **watch.labels})
-        answer = _asked(config, f"/api/v1/models/versions?{query}")
+        answer = _asked(config, f"/api/v1/models/{options.verb}?{query}")
         Console().print_json(json.dumps(answer["data"]))
         return EXIT_OK
     order: dict[str, Any] = {"metric": watch.metric, "labels": dict(watch.labels)}

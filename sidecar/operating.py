@@ -141,6 +141,17 @@ class Operator:
                 found.append({"series": str(series), **entry})
         return found
 
+    async def audit(
+        self, metric: str, labels: Mapping[str, str], limit: int
+    ) -> list[dict[str, Any]]:
+        """Who changed what of each series, newest first, JSON-ready."""
+        found = []
+        for watch, series in self._chosen(metric, labels):
+            read = partial(self._store.audit, watch.watch_id, series, limit=limit)
+            for _, entry in await self._in_thread(read):
+                found.append({"series": str(series), **asdict(entry), "labels": None})
+        return found
+
     async def _switched(
         self,
         metric: str,

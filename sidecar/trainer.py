@@ -42,6 +42,10 @@ class Trainee(Protocol):
     def watch_id(self) -> str: ...
 
     @property
+    def title(self) -> str:
+        """What the log calls it."""
+
+    @property
     def model(self) -> ForecastModel[State]: ...
 
     @property
@@ -119,7 +123,7 @@ class StoredVersions:
             labels=tuple(training.labels[row] for row in kept),
             arrays=to_arrays(take(outcome.state, kept)),
             cause=(batch.trigger.name.lower(),) * kept.size,
-            gate=tuple(training.verdicts.code[row] for row in kept),
+            gate=tuple(training.verdicts.code[row].value for row in kept),
             active=serves[kept],
             drift=np.array([drift.get(training.labels[row].key, np.nan) for row in kept]),
             mae=outcome.mae[kept],
@@ -132,7 +136,9 @@ class StoredVersions:
     def _refusals(self, training: "Training", kept: NDArray[np.int64]) -> list[AuditEntry]:
         saved = set(kept.tolist())
         return [
-            AuditEntry(self._now_ms(), "gate", code, training.labels[row], training.batch.watch)
+            AuditEntry(
+                self._now_ms(), "gate", code.value, training.labels[row], training.batch.watch
+            )
             for row, code in enumerate(training.verdicts.code)
             if row not in saved
         ]
@@ -257,10 +263,10 @@ class Trainer:
         except FitsStopped:
             return
         except SidecarError as error:
-            log.warning("watch %s: %d fits put off: %s", batch.watch, len(batch.series), error)
+            log.warning("watch %s: %d fits put off: %s", trainee.title, len(batch.series), error)
             trainee.failed(batch.series, error)
         except Exception as error:  # one batch must not end the trainer
-            log.exception("watch %s: a batch of fits failed", batch.watch)
+            log.exception("watch %s: a batch of fits failed", trainee.title)
             trainee.failed(batch.series, error)
 
     async def _trained(self, trainee: Trainee, batch: FitBatch) -> None:
@@ -270,6 +276,16 @@ class Trainer:
         result = await self._pool.submit(_job(trainee, batch, history))
         fitted, note = await self._in_thread(self._judged, trainee, batch, history, result)
         self._note(note)
+        log.info(
+            "watch %s: %d series fitted with %s (%s, %s) in %.1f s: %s",
+            trainee.title,
+            len(history.labels),
+            note.model,
+            note.trigger,
+            batch.mode.name.lower(),
+            note.seconds,
+            ", ".join(f"{count} {result}" for result, count in sorted(note.results.items())),
+        )
         trainee.deliver(fitted)
 
     def _judged(

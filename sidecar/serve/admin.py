@@ -6,6 +6,7 @@ into the audit log.
 """
 
 import json
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from typing import Any, Final
@@ -53,7 +54,15 @@ def routes(
         metric = query.pop("metric", "")
         return _answer(await operator().versions(metric, query))
 
+    async def audit(request: web.Request) -> web.StreamResponse:
+        query = dict(request.query)
+        metric, limit = query.pop("metric", ""), query.pop("limit", "100")
+        if not re.fullmatch("[0-9]{1,4}", limit):
+            return _refusal(400, "limit is a number up to 9999")
+        return _answer(await operator().audit(metric, query, int(limit)))
+
     found.append(web.get("/api/v1/models/versions", versions, allow_head=False))
+    found.append(web.get("/api/v1/models/audit", audit, allow_head=False))
     return found
 
 
