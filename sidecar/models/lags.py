@@ -24,7 +24,7 @@ Settings: ``order`` (12), ``means`` ((24, 72, 288)), ``on`` ("differences" or "l
 (1), ``clip`` (3), ``online`` (false), ``forgetting`` (.999), ``level`` of the interval (.95).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -137,8 +137,7 @@ class LagsModel(ForecastModel[LagsState]):
         beyond = _squares(x) - _squares(cut)
         cut -= centre[:, None]
         extras = [_distances(cut, k)[:, order:] for k in self._means]
-        weight = None if use.all() else use[:, order:].astype(np.float64)
-        moments = _moments(cut, extras, order, weight)
+        moments = _moments(cut, extras, order, use[:, order:])
         weights, inverse, left = moments.solved(self._penalty(), settings.online)
         count = np.maximum(moments.count, 1.0)
         sigma = unit * np.sqrt(np.maximum(left, 0) / count + np.maximum(beyond, 0) / x.shape[1])
@@ -275,17 +274,25 @@ class Moments:
         return weights, kept, left
 
 
-def _moments(
-    x: FloatArray, extras: list[FloatArray], order: int, weight: FloatArray | None
-) -> Moments:
+def _moments(x: FloatArray, extras: list[FloatArray], order: int, use: BoolArray) -> Moments:
     """The moments of ``order`` lags of ``x`` (N, m) and of further columns.
 
     Args:
         extras: each (N, m - order), at the targets x[order], x[order + 1], ...
-        weight: (N, m - order) what each target counts, or None for 1 each.
+        use: (N, m - order) which targets count.
     """
-    if weight is not None:
-        return moments_of_rows(lagged_rows(x, extras, order), x[:, order:], weight)
+    moments = moments_by_shift(x, extras, order)
+    rows = np.flatnonzero(~use.all(axis=1))
+    if len(rows):
+        columns = lagged_rows(x[rows], [extra[rows] for extra in extras], order)
+        slow = moments_of_rows(columns, x[rows, order:], use[rows].astype(np.float64))
+        for f in fields(moments):
+            getattr(moments, f.name)[rows] = getattr(slow, f.name)
+    return moments
+
+
+def moments_by_shift(x: FloatArray, extras: list[FloatArray], order: int) -> Moments:
+    """The moments where every target counts, those of lags from the shift of the first."""
     n, size = len(x), order + len(extras)
     lagged = [x[:, order - i : x.shape[1] - i] for i in range(order + 1)]
     products = np.stack([np.einsum("nt,nt->n", lagged[0], other) for other in lagged], axis=1)
