@@ -162,6 +162,37 @@ def test_a_series_that_two_watches_hold_comes_once_and_from_the_first() -> None:
     assert served(paths) == {str(a): {100: 1}, str(b): {100: 3}}
 
 
+def test_the_first_stays_the_first_when_it_is_replaced() -> None:
+    paths, a = ForecastPaths(), labels(i="a")
+    paths.replace("first", [path([a], 100, [[1]])])
+    paths.replace("second", [path([a], 100, [[2]])])
+    paths.replace("first", [path([a], 100, [[3]])])
+    assert served(paths) == {str(a): {100: 3}}
+    paths.remove("first")
+    assert served(paths) == {str(a): {100: 2}}
+
+
+def test_what_is_staged_shows_when_it_is_committed() -> None:
+    paths, a = ForecastPaths(), labels(i="a")
+    paths.replace("w", [path([a], 100, [[1, 2]])])
+    staged = paths.stage("w", [path([a], 110, [[3, 4]])])
+    assert served(paths) == {str(a): {100: 1, 110: 2}}
+    paths.acknowledge("w", 100)  # while it was being made
+    assert paths.commit(staged) == 0
+    assert served(paths) == {str(a): {110: 3, 120: 4}}
+
+
+def test_what_is_known_of_series_that_are_gone_is_forgotten() -> None:
+    paths, a, b = ForecastPaths(), labels(i="a"), labels(i="b")
+    paths.replace("w", [path([a, b], 100, [[1, 2], [3, 4]])])
+    paths.acknowledge("w", 100, [b])
+    paths.replace("w", [path([a], 110, [[5]])])
+    paths.replace("w", [path([a, b], 100, [[1, 2], [3, 4]])])
+    assert served(paths) == {str(a): {100: 1, 110: 2}, str(b): {100: 3, 110: 4}}
+    paths.replace("w", [])
+    assert paths.stats().series == 0
+
+
 def test_names_and_label_values_are_those_of_what_is_served_then() -> None:
     paths = ForecastPaths()
     lower = labels("x_sentinel_expected_lower", i="a", zone="z")
@@ -210,7 +241,7 @@ class _Twin:
 
     def __init__(self) -> None:
         self.samples: dict[LabelSet, dict[int, float]] = {}
-        self.acked: dict[LabelSet, int] = {}
+        self.acked = -FAR
 
     def replace(self, new: OutputPaths) -> None:
         first = int(new.instants_ms[0])
@@ -218,15 +249,14 @@ class _Twin:
             kept = {t: v for t, v in self.samples.get(one, {}).items() if t < first}
             self.samples[one] = kept | dict(zip(new.instants_ms.tolist(), row, strict=True))
         self.samples = {one: self.samples[one] for one in new.labels}
-        self.acked = {one: ms for one, ms in self.acked.items() if one in self.samples}
 
     def acknowledge(self, ms: int) -> None:
-        for one in self.samples:
-            self.acked[one] = max(ms, self.acked.get(one, -FAR))
+        if self.samples:
+            self.acked = max(ms, self.acked)
 
     def served(self) -> dict[str, dict[int, float]]:
         found = {
-            str(one): {t: v for t, v in samples.items() if t > self.acked.get(one, -FAR)}
+            str(one): {t: v for t, v in samples.items() if t > self.acked}
             for one, samples in self.samples.items()
         }
         return {one: samples for one, samples in found.items() if samples}
