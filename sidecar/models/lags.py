@@ -24,6 +24,7 @@ Settings: ``order`` (12), ``means`` ((24, 72, 288)), ``on`` ("differences" or "l
 (1), ``clip`` (3), ``online`` (false), ``forgetting`` (.999), ``level`` of the interval (.95).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Final
 
@@ -136,7 +137,7 @@ class LagsModel(ForecastModel[LagsState]):
         centre = drift_of(cut) if self._differences else np.zeros(len(y))
         beyond = _squares(x) - _squares(cut)
         cut -= centre[:, None]
-        extras = [_distances(cut, k)[:, order:] for k in self._means]
+        extras = [one[:, order:] for one in distances(cut, self._means)]
         moments = _moments(cut, extras, order, use[:, order:])
         weights, inverse, left = moments.solved(self._penalty(), settings.online)
         count = np.maximum(moments.count, 1.0)
@@ -331,16 +332,25 @@ def moments_of_rows(rows: FloatArray, target: FloatArray, weight: FloatArray) ->
     )
 
 
-def _distances(x: FloatArray, k: int) -> FloatArray:
-    """(N, m) at the target x[t], how far the mean of the ``k`` newest levels lies above the newest.
+def distances(x: FloatArray, means: Sequence[int]) -> list[FloatArray]:
+    """For each k of ``means`` (N, m): at the target x[t], how far the mean of the k newest levels
+    lies above the newest, over sqrt(k).
 
     Levels are the running sums of ``x``; before the first they are what it is.
     """
-    level = np.zeros((len(x), x.shape[1] + 1))
-    np.cumsum(x, axis=1, out=level[:, 1:])
-    total = np.cumsum(level[:, :-1], axis=1)
-    total[:, k:] -= total[:, :-k].copy()
-    return as_float((total / k - level[:, :-1]) / np.sqrt(k))
+    if not means:
+        return []
+    level = np.zeros((len(x), x.shape[1]))
+    np.cumsum(x[:, :-1], axis=1, out=level[:, 1:])
+    total = np.cumsum(level, axis=1)
+    found = []
+    for k in means:
+        sums = total / k
+        sums[:, k:] -= total[:, :-k] / k
+        sums -= level
+        sums /= np.sqrt(k)
+        found.append(sums)
+    return found
 
 
 def drift_of(x: FloatArray) -> FloatArray:

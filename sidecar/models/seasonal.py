@@ -125,6 +125,13 @@ class SeasonalModel(ForecastModel[SeasonalState]):
     def min_instants(self) -> int:
         return self.base.min_instants
 
+    @property
+    def longest_fit(self) -> int:
+        """As many periods as a full profile wants, and one more."""
+        longest = max(self.periods, default=0)
+        instants = (LONG + 1) * longest // self.settings.granularity_ms
+        return max(self.base.longest_fit, instants)
+
     def fit(self, t_ms: TimeArray, y: FloatArray) -> SeasonalState:
         y = np.where(np.isfinite(y) & ~spikes(y), y, np.nan)
         profile, weight = self._profile(t_ms, y)
@@ -219,6 +226,8 @@ class SeasonalModel(ForecastModel[SeasonalState]):
         n = len(y)
         profile, weight = np.zeros((n, 2 * MANY * len(self.periods))), np.zeros(n)
         if not self.periods or len(t_ms) < 2:
+            return profile, weight
+        if not self._columns(float(t_ms[-1] - t_ms[0]), 1.0).any():
             return profile, weight
         t_ms, y = self._coarser(t_ms, y)
         filled, observed = fill_gaps(y)
