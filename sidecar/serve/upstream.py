@@ -27,6 +27,7 @@ from sidecar.serve.promql.replies import Garbage, read_object
 DEFAULT_LOOKBACK_MS: Final = 300_000
 _FACTS_LIVE_S: Final = 300.0
 _FACTS_RETRY_S: Final = 10.0
+_NEWEST: Final = (99, 0)
 _FORM: Final = "application/x-www-form-urlencoded"
 _UNSAFE_IN_QUERY: Final = "%!$&'()*+,;=:@/?-._~[]{}|^`\"<>\\"
 
@@ -72,10 +73,12 @@ class UpstreamFacts:
     Attributes:
         lookback_ms: ``--query.lookback-delta``.
         left_open: windows exclude their beginning: Prometheus 3 and later.
+        takes_lookback: a query may bring its own, as ``lookback_delta``: 2.44 and later.
     """
 
     lookback_ms: int = DEFAULT_LOOKBACK_MS
     left_open: bool = True
+    takes_lookback: bool = True
 
 
 class Upstream:
@@ -192,14 +195,16 @@ class Upstream:
         )
         if build is None:
             return None
-        major = re.match(r"v?(\d+)\.", str(build.get("version", "")))
+        found = re.match(r"v?(\d+)\.(\d+)", str(build.get("version", "")))
+        version = (int(found[1]), int(found[2])) if found else _NEWEST
         lookback = str((flags or {}).get("query.lookback-delta", ""))
         try:
             lookback_ms = parse_duration_ms(lookback)
         except ValueError:
             lookback_ms = DEFAULT_LOOKBACK_MS
-        left_open = major is None or int(major[1]) >= 3
-        return UpstreamFacts(lookback_ms or DEFAULT_LOOKBACK_MS, left_open)
+        return UpstreamFacts(
+            lookback_ms or DEFAULT_LOOKBACK_MS, version >= (3, 0), version >= (2, 44)
+        )
 
     async def _get_object(self, path: str) -> dict[str, Any] | None:
         """``data`` of a harmless GET; None where there is none."""

@@ -163,16 +163,15 @@ async def world(
     oracle: bool = False,
     pushed_until_ms: int = NOW_MS,
     paths: ForecastPaths | None = None,
+    flags: Sequence[str] = (),
     **options: Any,
 ) -> AsyncIterator[World]:
     paths = forecasts() if paths is None else paths
-    old = ["--storage.tsdb.retention.time=50y", "--enable-feature=promql-at-modifier"]
-    if binary.version >= (2, 33):
-        old = old[:1]
+    flags = ["--storage.tsdb.retention.time=50y", *flags]
     told = history(pushed_until_ms)
     async with AsyncExitStack() as stack:
         upstream = await stack.enter_async_context(
-            RealPrometheus(binary, history=told, receiver=False, flags=old)
+            RealPrometheus(binary, history=told, receiver=False, flags=flags)
         )
         url = await stack.enter_async_context(sidecar(upstream.url, paths, **options))
         reader = None
@@ -183,7 +182,7 @@ async def world(
                     binary,
                     history=history(pushed_until_ms),
                     receiver=False,
-                    flags=old,
+                    flags=flags,
                     config=block,
                 )
             )

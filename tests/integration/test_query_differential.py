@@ -228,6 +228,17 @@ async def test_the_sidecar_answers_as_a_prometheus_that_reads_the_forecasts(
     assert not wrong, f"{len(wrong)} answers differ:\n" + "\n".join(wrong[:200])
 
 
+async def test_a_lookback_of_the_client_and_of_the_servers_flags_counts(
+    prometheus_binary: PrometheusBinary,
+) -> None:
+    flags = ["--query.lookback-delta=2m"]
+    async with world(prometheus_binary, oracle=True, flags=flags) as running:
+        for more in ({}, {"lookback_delta": "30s"}, {"lookback_delta": "10m"}):
+            for expr in (E, f"timestamp({E})", f"sum({E}) - sum(demo_load)"):
+                params = _range(expr, (-600, 4500, 17)) | more
+                assert await _compare(running, "query_range", params) == "", (expr, more)
+
+
 async def test_pushes_that_are_under_way_leave_no_hole(
     newest_prometheus: PrometheusBinary,
 ) -> None:

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
+import yarl
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
@@ -173,6 +174,33 @@ async def test_only_so_many_queries_wait(session: aiohttp.ClientSession) -> None
         assert (status, body["errorType"]) == (503, "unavailable")
         release.set()
         assert [status for status, _ in await asyncio.gather(*asked)] == [200, 200]
+
+
+async def test_the_upstream_is_reached_below_its_prefix_and_with_its_credentials(
+    session: aiohttp.ClientSession,
+) -> None:
+    seen: list[tuple[str, str, str | None, bytes]] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        body = await request.read()
+        seen.append((request.method, request.raw_path, request.headers.get("Authorization"), body))
+        return web.json_response({"status": "success", "data": []})
+
+    async with upstream(handler) as theirs:
+        with_user = theirs.replace("http://", "http://user:pass@") + "/prometheus/"
+        async with sidecar(with_user, forecasts()) as url:
+            target = f"{url}/api/v1/series?match%5B%5D=demo_info&x=%zz%2B+a"
+            sent = {"Authorization": "Bearer of-the-client", "Cookie": "a=b"}
+            async with session.get(yarl.URL(target, encoded=True), headers=sent) as answer:
+                assert answer.status == 200
+            async with session.post(f"{url}/api/v1/query", data=b"query=up&time=%34") as answer:
+                assert answer.status == 200
+    basic = "Basic dXNlcjpwYXNz"
+    path = "/prometheus/api/v1/"
+    assert seen == [
+        ("GET", path + "series?match%5B%5D=demo_info&x=%zz%2B+a", basic, b""),
+        ("POST", path + "query", basic, b"query=up&time=%34"),
+    ]
 
 
 async def test_a_long_answer_is_passed_on_in_pieces_and_a_broken_one_breaks_off(

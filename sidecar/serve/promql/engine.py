@@ -229,7 +229,7 @@ class Engine:
             bodies[past, steps.before(step)] if past else None,
             {node: bodies[ask, ahead] for node, ask in asks.items()},
             plan.own,
-            plan.query.lookback_ms or facts.lookback_ms,
+            (facts.takes_lookback and plan.query.lookback_ms) or facts.lookback_ms,
             facts.left_open,
             Budget(self._limits.max_cells, lambda: self._monotonic() > deadline),
             warnings,
