@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from sidecar.errors import StoreError
 from sidecar.learning.records import AuditEntry, labels_from_text, labels_to_text
 from sidecar.series import LabelSet
 
@@ -103,10 +104,12 @@ def _entry(
     to_version: int | None,
     detail: str,
 ) -> AuditEntry:
-    of = None if labels is None else labels_from_text(labels)
-    return AuditEntry(
-        at_ms, who, what, of, watch or "", from_version, to_version, json.loads(detail)
-    )
+    try:
+        of = None if labels is None else labels_from_text(labels)
+        more = json.loads(detail)
+    except (StoreError, ValueError, TypeError):  # a damaged entry still says when and what
+        of, more = None, {"damaged": f"{labels} {detail}"}
+    return AuditEntry(at_ms, who, what, of, watch or "", from_version, to_version, more)
 
 
 def serving_at(

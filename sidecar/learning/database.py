@@ -16,6 +16,7 @@ import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -88,7 +89,23 @@ STEPS: Final[tuple[str, ...]] = (
     BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
     """,
 )
+# Primary result codes: the disk is full, read-only, failing, or in somebody else's hands.
+_NOT_THE_FILES_FAULT: Final = {
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_AUTH,
+}
 _TABLES: Final = ("meta", "series", "versions", "audit", "blobs")
+
+
+# SQLite quotes a damaged schema in its messages, which then are not always text.
+UNREADABLE: Final = (sqlite3.Error, UnicodeDecodeError)
 
 
 class StoreLocked(StoreError):
@@ -100,13 +117,21 @@ class Database:
 
     Attributes:
         degraded: why versions are kept in memory only; empty where they are on disk.
+        suspect: whether the last call found the file damaged; the next one mends it first.
         notes: what was found and done while opening, for the log and the status page.
     """
 
     def __init__(
-        self, folder: Path, connection: sqlite3.Connection, lock: int | None, degraded: str
+        self,
+        folder: Path,
+        steps: Sequence[str],
+        connection: sqlite3.Connection,
+        lock: int | None,
+        degraded: str,
     ) -> None:
         self.folder = folder
+        self.suspect = False
+        self._steps = steps
         self.degraded = degraded
         self.notes: list[str] = []
         self._floor = _noted_floor(folder)
@@ -130,9 +155,9 @@ class Database:
             degraded = ""
         except StoreLocked:
             raise
-        except (OSError, sqlite3.Error, _NewerSchema) as error:
+        except (OSError, *UNREADABLE, _NewerSchema) as error:
             connection, degraded = _in_memory(folder, steps, error)
-        database = cls(folder, connection, lock, degraded)
+        database = cls(folder, steps, connection, lock, degraded)
         database.notes += [*notes, *([degraded] if degraded else [])]
         return database
 
@@ -163,11 +188,9 @@ class Database:
             with suppress(sqlite3.Error):
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
-            if not isinstance(error, sqlite3.Error):
+            if not isinstance(error, UNREADABLE):
                 raise
-            if not self.degraded:
-                connection.close()
-                self._connection = None
+            self._distrust(error)
             raise StoreError(f"{self.folder / FILE}: {error}") from error
 
     @contextmanager
@@ -178,8 +201,18 @@ class Database:
         connection = self._reopened()
         try:
             yield connection
-        except sqlite3.Error as error:
+        except UNREADABLE as error:
+            self._distrust(error)
             raise StoreError(f"{self.folder / FILE}: {error}") from error
+
+    def _distrust(self, error: Exception) -> None:
+        """Close the connection that failed; where the file is at fault, look into it next time."""
+        if not self.degraded and self._connection is not None:
+            self._connection.close()
+            self._connection = None
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+            # A constraint that fails is the caller's mistake, or a damage that the check will find.
+            self.suspect = code not in _NOT_THE_FILES_FAULT
 
     def note_floor(self, version: int) -> None:
         """Remember outside the file that versions up to ``version`` have been given."""
@@ -200,9 +233,13 @@ class Database:
             raise StoreError(f"{self.folder}: the store is closed")
         if self._connection is None:
             try:
-                self._connection = _connected(self.folder / FILE)
-            except sqlite3.Error as error:
+                self._connection, notes = _opened(self.folder, self._steps, thorough=self.suspect)
+            except (OSError, *UNREADABLE) as error:
                 raise StoreError(f"{self.folder / FILE}: {error}") from error
+            self.suspect = False
+            self.notes += notes
+            for note in notes:
+                log.warning("%s", note)
         return self._connection
 
 
@@ -233,15 +270,19 @@ class _NewerSchema(Exception):
     """The file was written by a later version of this program."""
 
 
-def _opened(folder: Path, steps: Sequence[str]) -> tuple[sqlite3.Connection, list[str]]:
+def _opened(
+    folder: Path, steps: Sequence[str], *, thorough: bool = False
+) -> tuple[sqlite3.Connection, list[str]]:
+    """A connection to a sound file, and what had to be done to it."""
     path = folder / FILE
     try:
-        return _checked(path, steps), []
-    except sqlite3.OperationalError:
-        raise  # full, read-only, not permitted: the file itself is not at fault
-    except sqlite3.DatabaseError as error:
+        return _checked(path, steps, thorough), []
+    except UNREADABLE as error:
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+        if code in _NOT_THE_FILES_FAULT:
+            raise
         aside = _move_aside(folder)
-        connection = _checked(path, steps)
+        connection = _checked(path, steps, thorough=False)
         saved = _salvaged(aside, connection)
         note = (
             f"{path} was damaged ({error}): moved to {aside}, {saved} versions could be read and "
@@ -269,25 +310,43 @@ def _connected(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _checked(path: Path, steps: Sequence[str]) -> sqlite3.Connection:
-    """A connection to a file whose tables can be read to the end (all but the states)."""
+def _checked(path: Path, steps: Sequence[str], thorough: bool) -> sqlite3.Connection:
+    """A connection to a file with our schema, whose rows can be read to the end.
+
+    The states, which are most of a file, are read only where it is ``thorough``.
+    """
     path.touch(mode=0o600)  # SQLite gives its journal the permissions of the file
     connection = _connected(path)
     try:
         _migrate(connection, steps)
-        for query in (
-            "SELECT name, value FROM meta",
-            "SELECT * FROM series",
-            "SELECT * FROM versions",
-            "SELECT max(id), max(at_ms) FROM audit",
-            "SELECT id, model, settings, sha256 FROM blobs",
-        ):
-            for _ in connection.execute(query):
+        if _schema(connection) != _expected_schema(tuple(steps)):
+            raise sqlite3.DatabaseError("its tables are not those that were made")
+        for table in ("meta", "series", "versions"):
+            for _ in connection.execute(f"SELECT * FROM {table}"):  # noqa: S608 - our names
                 pass
+        connection.execute("SELECT max(id), max(at_ms) FROM audit").fetchall()
+        connection.execute("SELECT id, model, settings, sha256 FROM blobs").fetchall()
+        if thorough:
+            (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+            if found != "ok":
+                raise sqlite3.DatabaseError(found)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _schema(connection: sqlite3.Connection) -> list[tuple[str, ...]]:
+    return connection.execute(
+        "SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_master ORDER BY type, name"
+    ).fetchall()
+
+
+@cache
+def _expected_schema(steps: tuple[str, ...]) -> list[tuple[str, ...]]:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        _migrate(connection, steps)
+        return _schema(connection)
 
 
 def _migrate(connection: sqlite3.Connection, steps: Sequence[str]) -> None:
@@ -306,7 +365,7 @@ def _in_memory(
     connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
     kept = "no stored version could be read"
     if not isinstance(error, _NewerSchema):
-        with suppress(sqlite3.Error, OSError):
+        with suppress(*UNREADABLE, OSError):
             uri = (folder / FILE).as_uri() + "?mode=ro&immutable=1"
             with closing(sqlite3.connect(uri, uri=True)) as disk:
                 disk.backup(connection)
@@ -314,7 +373,7 @@ def _in_memory(
     try:
         connection.execute("PRAGMA journal_mode = MEMORY").fetchall()
         _migrate(connection, steps)
-    except sqlite3.Error:
+    except UNREADABLE:
         connection.close()
         connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         _migrate(connection, steps)
@@ -375,7 +434,7 @@ def _salvaged(damaged: Path, into: sqlite3.Connection) -> int:
     Rows are only copied: whether a version is what it claims is checked when it is loaded.
     """
     into.execute("BEGIN IMMEDIATE")
-    with suppress(sqlite3.Error), closing(sqlite3.connect(damaged)) as source:
+    with suppress(*UNREADABLE), closing(sqlite3.connect(damaged)) as source:
         for table in _TABLES:
             _copy_table(source, into, table)
     found = into.execute("SELECT max(next_version) FROM series").fetchone()[0] or 0
@@ -394,18 +453,19 @@ def _noted_floor(folder: Path) -> int:
 
 
 def _copy_table(source: sqlite3.Connection, into: sqlite3.Connection, table: str) -> None:
+    """Row by row and column by position, since a name may be what is damaged."""
     columns = [row[1] for row in into.execute(f"PRAGMA table_info({table})")]
-    names, marks = ", ".join(columns), ", ".join("?" * len(columns))
-    insert = f"INSERT OR REPLACE INTO {table} ({names}) VALUES ({marks})"  # noqa: S608 - our names
 
     def copy(rows: Iterator[Any]) -> None:
         for row in rows:
-            with suppress(sqlite3.Error):
-                into.execute(insert, row)
+            names, marks = ", ".join(columns[: len(row)]), ", ".join("?" * len(row))
+            with suppress(*UNREADABLE):
+                into.execute(
+                    f"INSERT OR REPLACE INTO {table} ({names}) VALUES ({marks})",  # noqa: S608
+                    row,
+                )
 
     # From both ends, since a page that cannot be read stops a walk where it is.
     for order in ("ASC", "DESC"):
-        with suppress(sqlite3.Error):
-            copy(
-                iter(source.execute(f"SELECT {names} FROM {table} ORDER BY 1 {order}"))  # noqa: S608
-            )
+        with suppress(*UNREADABLE):
+            copy(iter(source.execute(f"SELECT * FROM {table} ORDER BY 1 {order}")))  # noqa: S608

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sidecar.errors import StoreError
 from sidecar.learning import audit, rows
 from sidecar.learning.blobs import unpack
-from sidecar.learning.database import Database
+from sidecar.learning.database import UNREADABLE, Database
 from sidecar.learning.records import (
     ACTIVE,
     CANDIDATE,
@@ -148,7 +148,7 @@ class _Loading:
         try:
             found = self.connection.execute("SELECT data FROM blobs WHERE id = ?", (blob,))
             data = found.fetchone()
-        except sqlite3.Error:
+        except UNREADABLE:
             return  # not even readable; the note says so already
         if data is not None:
             self.database.set_aside(f"states-{blob}.npz", bytes(data[0]))
@@ -228,7 +228,7 @@ def read_states(connection: sqlite3.Connection, blob: int) -> dict[str, NDArray[
         found = connection.execute(
             "SELECT data, sha256 FROM blobs WHERE id = ?", (blob,)
         ).fetchone()
-    except sqlite3.Error as error:
+    except UNREADABLE as error:
         raise StoreError(f"its bytes cannot be read: {error}") from error
     if found is None:
         raise StoreError("its bytes are missing")
@@ -268,7 +268,7 @@ def switch(
     active = next((row for row in kept if row.status == ACTIVE), None)
     target = _target(labels, kept, active, version, what)
     arrays = read_states(connection, target.blob)
-    if not belongs(target, arrays):
+    if target.status == DAMAGED or not belongs(target, arrays):
         raise StoreError(f"{labels} v{target.version} does not verify, so it cannot serve")
     if active is not None:
         after = ROLLED_BACK if what == "rollback" else RETIRED

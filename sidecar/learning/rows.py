@@ -319,17 +319,18 @@ def pin(
 
 def records(connection: sqlite3.Connection, watch: str, labels: LabelSet) -> list[VersionRecord]:
     """What is kept of a series, newest first."""
-    return [record(row) for row in one_series(connection, watch, labels)]
+    return [_record(row, labels) for row in one_series(connection, watch, labels)]
 
 
-def record(row: VersionRow) -> VersionRecord:
+def _record(row: VersionRow, labels: LabelSet) -> VersionRecord:
     status = row.status if row.intact else DAMAGED
+    settings = {} if status == DAMAGED else json.loads(row.settings)
     return VersionRecord(
         watch=row.watch,
-        labels=labels_from_text(row.labels),
+        labels=labels,
         version=row.version,
         model=row.model,
-        settings=json.loads(row.settings) if status != DAMAGED else {},
+        settings=settings,
         policy=row.policy,
         cause=row.cause,
         gate=row.gate,

@@ -9,9 +9,9 @@ Every method is synchronous and safe to call from any thread; call them outside 
 """
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 DEFAULT_MAX_VERSIONS: Final = 5
+R = TypeVar("R")
 
 
 class VersionStore:
@@ -89,7 +90,11 @@ class VersionStore:
         """
         if not new.labels:
             return np.empty(0, dtype=np.int64)
-        with self._guard, self._database.transaction() as connection:
+        with self._guard:
+            return self._mending(lambda: self._saved(new))
+
+    def _saved(self, new: NewVersions) -> NDArray[np.int64]:
+        with self._database.transaction() as connection:
             known = rows.admitted(connection, new.watch, new.labels)
             numbers = np.array([one.next_version for one in known], dtype=np.int64)
             self._note_floor(int(numbers.max()))
@@ -111,7 +116,16 @@ class VersionStore:
             StoreError: the file cannot be read at all.
         """
         with self._guard:
-            return loading.load(self._database, watch, labels)
+            return self._mending(lambda: loading.load(self._database, watch, labels))
+
+    def _mending(self, work: Callable[[], R]) -> R:
+        """Do it; a second time where the first found the file damaged, which is mended between."""
+        try:
+            return work()
+        except StoreError:
+            if not self._database.suspect:
+                raise
+            return work()
 
     def rollback(
         self,

@@ -1,0 +1,77 @@
+"""Batches of versions to store, for the tests of the version store."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sidecar.learning.records import Group, NewVersions, Restored
+from sidecar.learning.store import VersionStore
+from sidecar.series import LabelSet
+
+WATCH = "watch-1"
+T0 = 1_700_000_000_000
+
+
+def labels(count: int, metric: str = "load") -> list[LabelSet]:
+    return [LabelSet.of({"__name__": metric, "instance": f"host-{k:05d}"}) for k in range(count)]
+
+
+def batch(
+    series: Sequence[LabelSet],
+    value: float,
+    *,
+    watch: str = WATCH,
+    model: str = "holt",
+    cause: str = "cron",
+    at_ms: int = T0,
+    active: bool = True,
+    width: int = 3,
+    mae: float = 1.0,
+) -> NewVersions:
+    """One version for each series; the state of series k holds ``value`` + k / 1000."""
+    n = len(series)
+    nothing = np.full(n, np.nan)
+    own = value + np.arange(n) / 1000
+    return NewVersions(
+        watch=watch,
+        model=model,
+        settings={"damped": True, "season": [1, 2]},
+        policy="full_retrain",
+        trained_at_ms=at_ms,
+        labels=tuple(series),
+        arrays={
+            "last_ms": np.full(n, at_ms, dtype=np.int64),
+            "sigma": own,
+            "lags": np.tile(own[:, None], width),
+        },
+        cause=(cause,) * n,
+        gate=("promoted",) * n,
+        active=np.full(n, active),
+        drift=nothing,
+        mae=np.full(n, mae),
+        mape=nothing,
+        smape=nothing,
+        mase=np.full(n, 0.5),
+        n_samples=np.full(n, 288, dtype=np.int64),
+    )
+
+
+def opened(folder: Path, max_versions: int = 5) -> VersionStore:
+    return VersionStore.open(folder, max_versions=max_versions)
+
+
+def served(restored: Restored) -> dict[LabelSet, tuple[int, float]]:
+    """The version and the value of each series that serves; checks each state against itself."""
+    found: dict[LabelSet, tuple[int, float]] = {}
+    for group in restored.groups:
+        for row, one in enumerate(group.labels):
+            value = float(group.arrays["sigma"][row])
+            assert (group.arrays["lags"][row] == value).all()
+            assert one not in found
+            found[one] = (int(group.versions[row]), value)
+    return found
+
+
+def value_of(group: Group) -> float:
+    return float(group.arrays["sigma"][0])
