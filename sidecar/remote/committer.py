@@ -6,7 +6,7 @@ handed over only after the commit. Where a commit fails, all its operations are 
 one by one, so one that cannot succeed harms no other.
 
 =============  ==========================================================================
-disk full      the ballast file is given up, the oldest requests are dropped, then again
+disk full      the log is shortened and the oldest requests are dropped, then again
 I/O error      the file is opened anew (after a failed fsync a descriptor says nothing)
 corrupt        at opening: set aside, a new one begun; the loss is logged
 not openable   at opening: in memory, and said so; never a reason not to start
@@ -15,10 +15,12 @@ not openable   at opening: in memory, and said so; never a reason not to start
 
 import asyncio
 import logging
+import math
 import os
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -31,8 +33,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _MAX_BATCH: Final = 256
-_BALLAST_BYTES: Final = 2 * 1024 * 1024
-_ROOM_BYTES: Final = 1024 * 1024
+_ROOM_BYTES: Final = 128 * 1024
+_SAY_EVERY_S: Final = 60.0
+_OPEN_PAUSE_S: Final = 0.2
 
 
 class _Job:
@@ -64,6 +67,7 @@ class Committer:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._spool: Spool | None = None
         self._tally = Tally()
+        self._said_full_at = -math.inf
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._opened: Future[None] = Future()
 
@@ -155,7 +159,6 @@ class Committer:
                 return
             else:
                 job.future.set_result(result)
-                self._restore_ballast()
                 return
 
     def _transact(self, operations: list[Callable[[Spool], object]]) -> list[object]:
@@ -183,7 +186,7 @@ class Committer:
     def _recovered(self, error: SpoolUnusable) -> bool:
         """Do what may help; True where another attempt is worth it."""
         if error.kind == "full":
-            return self._make_room()
+            return self._made_room()
         if error.kind in ("io", "corrupt"):
             log.warning("spool %s: %s; opened anew", self.path, error)
             self._discard()
@@ -192,36 +195,32 @@ class Committer:
             return True
         return False
 
-    def _make_room(self) -> bool:
-        """Even deleting needs a few pages of the log, so the ballast goes first."""
-        if self._ballast is not None:
-            self._ballast.unlink(missing_ok=True)
+    def _made_room(self) -> bool:
+        """The last resort: the spool stays within its file before a disk is quite full."""
         try:
-            [freed] = self._transact([lambda spool: spool.make_room(_ROOM_BYTES)])
+            self._shorten_log()
+            wanted = max(_ROOM_BYTES, self._tally.bytes // 8)
+            [freed] = self._transact([lambda spool: spool.make_room(wanted)])
+            self._shorten_log()
         except StoreError as error:
-            log.warning(
-                "spool %s: the disk is full, and no room could be made: %s", self.path, error
-            )
+            self._say_full("no room could be made: %s", error)
             return False
-        log.warning("spool %s: the disk is full: the oldest %d bytes dropped", self.path, freed)
+        self._say_full("the oldest %d bytes of waiting requests are dropped", freed)
         return freed != 0
 
-    @property
-    def _ballast(self) -> Path | None:
-        if self.path is None or not self.durable:
-            return None
-        return self.path.with_name(self.path.name + ".ballast")
-
-    def _restore_ballast(self) -> None:
-        """Space set aside, really allocated; without room for it there is none until there is."""
-        if self._ballast is None or self._ballast.exists():
-            return
+    def _shorten_log(self) -> None:
         try:
-            with self._ballast.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, _BALLAST_BYTES)
-        except OSError as error:
-            self._ballast.unlink(missing_ok=True)
-            log.debug("spool %s: no ballast: %s", self.path, error)
+            self._usable_spool().shorten_log()
+        except sqlite3.Error as error:
+            raise as_store_error(self.path, error) from error
+
+    def _say_full(self, what: str, detail: object) -> None:
+        """Once a minute: a full disk stays full for a while."""
+        now = time.monotonic()
+        level = logging.WARNING if now - self._said_full_at > _SAY_EVERY_S else logging.DEBUG
+        if level == logging.WARNING:
+            self._said_full_at = now
+        log.log(level, f"spool %s: the disk is full: {what}", self.path, detail)
 
     def _usable_spool(self) -> Spool:
         if self._spool is None:
@@ -255,7 +254,7 @@ class Committer:
             return self._open(None)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            spool = self._open_or_set_aside(self.path)
+            return self._open_patiently(self.path)
         except (OSError, StoreError) as error:
             if isinstance(error, SpoolUnusable) and error.kind == "locked":
                 raise StoreError(
@@ -269,8 +268,18 @@ class Committer:
             )
             self.durable = False
             return self._open(None)
-        self._restore_ballast()
-        return spool
+
+    def _open_patiently(self, path: Path) -> Spool:
+        """A single I/O error says little; several in a row say enough."""
+        for _ in range(3):
+            try:
+                return self._open_or_set_aside(path)
+            except SpoolUnusable as error:
+                if error.kind != "io":
+                    raise
+                log.warning("spool %s: %s; tried again", path, error)
+                time.sleep(_OPEN_PAUSE_S)
+        return self._open_or_set_aside(path)
 
     def _open_or_set_aside(self, path: Path) -> Spool:
         try:

@@ -14,6 +14,7 @@ Nothing here is aware of threads or time: one thread owns a ``Spool`` and calls 
 ``begin`` and ``commit``.
 """
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -52,6 +53,10 @@ CREATE TABLE IF NOT EXISTS quarantine (
 ) WITHOUT ROWID;
 """
 _DROPPED: Final = "dropped:"
+_PAGE_BYTES: Final = 4096
+_LOG_PAGES: Final = 256
+_SLACK_MARGIN: Final = 128 * 1024
+_RESERVE_BYTES: Final = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,17 +108,30 @@ class Tally:
 class Spool:
     """The open file. ``path`` None keeps everything in memory.
 
+    Args:
+        shards: wanted; what the file was made with counts while anything is pending.
+        max_bytes: of waiting requests; beyond it the oldest are dropped.
+        slack_bytes: empty pages kept within a new file, for times when the disk has none to give.
+
     Attributes:
         tally: as of the last commit; a new value each time, so any thread may read it.
         shards: how many; fixed while anything is pending.
 
     Raises:
-        StoreError: another process has it, or it cannot be opened or read. ``corrupt`` is set on
-            the error where the file itself is at fault.
+        SpoolUnusable: another process has it, or it cannot be opened or read; ``kind`` says which.
+        StoreError: it was made by a version of another format.
     """
 
-    def __init__(self, path: Path | None, shards: int, max_bytes: int) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        shards: int,
+        max_bytes: int,
+        *,
+        slack_bytes: int = 2 * 1024 * 1024,
+    ) -> None:
         self.path = path
+        self._slack_bytes = slack_bytes
         self._max_bytes = max_bytes
         self._busy: set[int] = set()
         self._undo: list[Callable[[], None]] = []
@@ -121,9 +139,11 @@ class Spool:
             self._db = _connect(path)
         except sqlite3.Error as error:
             raise as_store_error(path, error) from error
+        self._disk = _Disk(path)
         try:
             self.shards = self._settle_shards(shards)
             self.tally = self._count()
+            self._set_aside_slack()
         except sqlite3.Error as error:
             self._db.close()
             raise as_store_error(path, error) from error
@@ -161,8 +181,11 @@ class Spool:
     # Requests
 
     def append(self, entries: Iterable[Loose]) -> None:
-        """Accept samples; at the size limit the oldest make room, counted."""
-        for entry in entries:
+        """Accept samples; at the size limit, and on a disk that is nearly full, the oldest make
+        room, counted."""
+        accepted = list(entries)
+        self._stay_in_the_file(sum(len(entry.body) for entry in accepted))
+        for entry in accepted:
             self._insert(entry, sealed=False)
             self._adjust(enqueued=entry.samples)
         if self._draft.bytes > self._max_bytes:
@@ -271,6 +294,10 @@ class Spool:
             freed += size
         return freed
 
+    def shorten_log(self) -> None:
+        """Move the log into the file and give its space back. Outside of a transaction."""
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
     def oldest_ms(self) -> int | None:
         row = self._db.execute("SELECT min(timestamp_ms) FROM request").fetchone()
         return None if row[0] is None else int(row[0])
@@ -322,6 +349,32 @@ class Spool:
         self._db.execute("DELETE FROM quarantine WHERE labels = ?", (labels,))
 
     # Inside
+
+    def _stay_in_the_file(self, new_bytes: int) -> None:
+        """On a disk that is nearly full the file must not grow: the oldest rows give their pages.
+
+        Then the log can always be moved into the file, and so never grows beyond its size either.
+        """
+        if self.path is None or self._disk.has_room():
+            return
+        [free_pages] = self._db.execute("PRAGMA freelist_count").fetchone()
+        missing = new_bytes + _SLACK_MARGIN - free_pages * _PAGE_BYTES
+        if missing > 0:
+            self.make_room(missing)
+
+    def _set_aside_slack(self) -> None:
+        """Empty pages within the file, so that a few minutes' requests need no more of the disk."""
+        if self.path is None:
+            return
+        [free_pages] = self._db.execute("PRAGMA freelist_count").fetchone()
+        wanted = min(self._slack_bytes, self._disk.spare_bytes() // 4) - free_pages * _PAGE_BYTES
+        if wanted < _PAGE_BYTES:
+            return
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.execute("CREATE TABLE slack (filling BLOB)")
+        self._db.execute("INSERT INTO slack VALUES (zeroblob(?))", (wanted,))
+        self._db.execute("DROP TABLE slack")
+        self._db.execute("COMMIT")
 
     def _seal(
         self,
@@ -490,6 +543,28 @@ class Spool:
         return int(shards)
 
 
+class _Disk:
+    """How much of the disk is left to others and to us."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._folder = path.parent if path else None
+
+    def has_room(self) -> bool:
+        """Whether more than a reserve is free: 16 MiB, or a quarter of a small disk."""
+        return self.spare_bytes() > 0
+
+    def spare_bytes(self) -> int:
+        """What is free beyond the reserve."""
+        if self._folder is None:
+            return 2**62
+        try:
+            disk = os.statvfs(self._folder)
+        except OSError:  # the folder is gone: nobody can say
+            return 0
+        reserve = min(_RESERVE_BYTES, disk.f_blocks * disk.f_frsize // 4)
+        return max(disk.f_bavail * disk.f_frsize - reserve, 0)
+
+
 class SpoolUnusable(StoreError):
     """The disk does not take or give what it should; ``kind`` says what may help."""
 
@@ -522,8 +597,11 @@ def _connect(path: Path | None) -> sqlite3.Connection:
         # Exclusive: a second process is refused, and the index of the log lives in the heap
         # rather than in a mapped file, which on a full disk would end the process by SIGBUS.
         db.execute("PRAGMA locking_mode = EXCLUSIVE")
+        db.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
+        db.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
+        db.execute(f"PRAGMA journal_size_limit = {_LOG_PAGES * _PAGE_BYTES}")
         db.executescript(_SCHEMA)
     except sqlite3.Error:
         db.close()

@@ -52,6 +52,7 @@ async def lines_of(process: asyncio.subprocess.Process) -> list[str]:
     return text.splitlines() if text.endswith("\n") else text.splitlines()[:-1]
 
 
+@pytest.mark.slow
 async def test_kills_of_the_writer_and_of_prometheus_lose_alter_and_refuse_nothing(
     newest_prometheus: PrometheusBinary, tmp_path: Path
 ) -> None:

@@ -445,6 +445,7 @@ async def test_a_stream_that_stops_between_two_frames_is_not_a_whole_reply() -> 
     server.close()
 
 
+@pytest.mark.slow
 async def test_the_event_loop_stays_free_while_17_million_samples_are_read(
     newest_prometheus: PrometheusBinary, monkeypatch: pytest.MonkeyPatch
 ) -> None:

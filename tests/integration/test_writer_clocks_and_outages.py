@@ -178,6 +178,7 @@ async def test_a_receiver_without_a_date_is_written_to_by_our_own_clock() -> Non
 # Outages
 
 
+@pytest.mark.slow
 async def test_an_hour_without_a_receiver_loses_nothing_and_costs_no_memory(
     tmp_path: Path,
 ) -> None:
@@ -404,4 +405,4 @@ async def test_churned_series_leave_no_trace_in_memory_or_on_disk(tmp_path: Path
                 known.append(writer.stats().known_series)
             await until_delivered(writer)
         assert max(known) < 2000, known
-    assert (tmp_path / "s").stat().st_size < 2_000_000
+    assert (tmp_path / "s").stat().st_size < 4_000_000
