@@ -117,6 +117,8 @@ class SeriesMessages:
         if end - at > _WALKED_BYTES:
             return end if (end - at) % ROW_BYTES == 0 else None
         body = self._body
+        if end - at > 2 and body[at] == SAMPLE_TAG and body[at + 1] == end - at - 2:
+            return end  # one sample and nothing else, as in nearly all pushes
         while at < end and body[at] == SAMPLE_TAG:
             at = read_delimited(body, at + 1, end)[1]
         rest = at

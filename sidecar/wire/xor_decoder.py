@@ -55,7 +55,6 @@ _TILE: Final = 64  # lanes turned from sample-major to chunk-major at once
 _MIN_HEAD_BITS: Final = 8 + 64  # the first sample: at least one byte of time, and the value
 _MIN_SAMPLE_BITS: Final = 2
 _MAX_VARINT_BYTES: Final = 10
-_SPARE_BYTES: Final = 16  # behind the last chunk, so that a window may begin in its last byte
 
 # As uint64, or every call would find out anew what type a plain int should have.
 _0, _1, _2, _3, _4, _6, _7, _8, _11, _15, _31, _51, _57, _60, _62, _63, _64 = (
@@ -178,7 +177,7 @@ class _Lanes:
         size = len(chunks)
         lengths = np.fromiter(map(len, chunks), dtype=np.uint64, count=size)
         ends = np.cumsum(lengths)
-        padding = bytes(_SPARE_BYTES + -int(ends[-1]) % 8)
+        padding = bytes(-int(ends[-1]) % 8)
         self._bytes = np.frombuffer(b"".join([*chunks, padding]), dtype=np.uint8)
         self._words = self._bytes.view(">u8").astype(np.uint64)
         self._end_bits = ends * _8
@@ -285,7 +284,10 @@ class _Lanes:
             raise WireError(f"{np.count_nonzero(corrupt)} of {len(corrupt)} XOR chunks are corrupt")
 
     def _read_window(self) -> None:
-        """Put the 64 bits from each position on into ``window``."""
+        """Put the 64 bits from each position on into ``window``.
+
+        Beyond the last chunk they are any bits: ``check`` finds out who used some of them.
+        """
         window, at, low = self.window, self._c, self._d
         index = at.view(np.int64)
         np.right_shift(self._position, _6, out=at)

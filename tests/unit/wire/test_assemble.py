@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.errors import WireError
@@ -53,6 +53,7 @@ def naive(runs: list[Run], limits: Range) -> dict[str, list[tuple[int, float]]]:
 runs = st.lists(st.tuples(st.integers(0, 1), st.lists(st.integers(0, 20), max_size=6)), max_size=6)
 
 
+@settings(deadline=None)
 @given(runs, st.integers(-1, 21), st.integers(-1, 21), st.integers(1, 3))
 def test_samples_come_out_sorted_once_an_instant_and_within_the_range(
     runs: list[Run], first: int, last: int, blocks: int

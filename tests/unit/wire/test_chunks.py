@@ -82,7 +82,7 @@ def test_a_series_goes_on_over_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert plain(found.series[0]) == plain(expected)
 
 
-@settings(max_examples=40)
+@settings(deadline=None, max_examples=40)
 @given(
     st.lists(
         st.tuples(

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.errors import WireError
@@ -35,6 +35,7 @@ def test_the_checksum_is_crc32c_and_big_endian() -> None:
     assert encode_frame(content) == b"\x04" + crc + content
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 3000), max_size=30))
 def test_frames_are_the_same_however_the_stream_is_cut(sizes: list[int]) -> None:
     assert split(STREAM, sizes) == CONTENTS
@@ -52,6 +53,7 @@ def test_a_frame_is_given_out_with_its_last_byte() -> None:
     assert splitter.feed(frame[-1:]) == [b"\nabc"]
 
 
+@settings(deadline=None)
 @given(st.integers(1, len(STREAM) - 1))
 def test_a_stream_that_ends_within_a_frame_is_an_error(end: int) -> None:
     whole = {sum(map(len, map(encode_frame, CONTENTS[:n]))) for n in range(len(CONTENTS))}
@@ -104,6 +106,7 @@ def test_an_empty_stream_has_no_frames() -> None:
     assert split(b"") == []
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=100))
 def test_any_bytes_give_frames_or_an_error(data: bytes) -> None:
     try:

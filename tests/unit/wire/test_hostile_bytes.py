@@ -23,14 +23,14 @@ def test_the_bytes_to_be_spoilt_are_good(name: str) -> None:
 
 
 @decoders
-@settings(max_examples=300)
+@settings(deadline=None, max_examples=300)
 @given(data=st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(name: str, data: bytes) -> None:
     try_to_read(name, data)
 
 
 @decoders
-@settings(max_examples=300)
+@settings(deadline=None, max_examples=300)
 @given(data=st.data())
 def test_spoilt_bytes_are_read_or_refused(name: str, data: st.DataObject) -> None:
     """A few bytes changed, taken out, put in or repeated, at any place."""

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.errors import WireError
@@ -55,6 +55,7 @@ def test_hints_are_never_sent() -> None:
 texts = st.text(max_size=20)
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.builds(

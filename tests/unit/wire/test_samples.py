@@ -62,14 +62,14 @@ def test_a_reply_is_read_from_these_bytes() -> None:
 value_lists = st.lists(value_bits | st.sampled_from([ZERO, ONE]), max_size=40)
 
 
-@settings(max_examples=200)
+@settings(deadline=None, max_examples=200)
 @given(st.lists(st.lists(value_lists, max_size=4), min_size=1, max_size=3))
 def test_values_read_bit_by_bit_as_protobuf_reads_them(results: list[list[list[int]]]) -> None:
     body = pb_reply(*[[gauge(f"x{n}", bits) for n, bits in enumerate(one)] for one in results])
     assert [plain(one) for one in decode_samples(body, len(results))] == by_protobuf(body)
 
 
-@settings(max_examples=200)
+@settings(deadline=None, max_examples=200)
 @given(
     st.lists(
         st.tuples(st.integers(-(2**63), 2**63 - 1) | st.integers(2**35 - 2, 2**42 + 2), value_bits),
@@ -217,8 +217,15 @@ def test_labels_behind_the_samples_are_found_too() -> None:
     assert plain(decode_samples(body)[0]) == by_protobuf(body)[0] == {'{a="b"}': [(NOW_MS, ONE)]}
 
 
-def test_unsorted_labels_are_sorted_and_empty_ones_left_out() -> None:
-    labels = [("b", "2"), ("a", "1"), ("c", "")]
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [("b", "2"), ("a", "1")],
+        [("a", "1"), ("b", "2"), ("c", "")],
+        [("a", "0"), ("a", "1"), ("b", "2")],
+    ],
+)
+def test_labels_come_out_sorted_unique_and_not_empty(labels: list[tuple[str, str]]) -> None:
     message = TimeSeries(
         labels=[Label(name=n, value=v) for n, v in labels], samples=[types_pb2.Sample(timestamp=1)]
     )
@@ -229,6 +236,22 @@ def test_unsorted_labels_are_sorted_and_empty_ones_left_out() -> None:
 def test_long_and_unicode_label_values_read_back() -> None:
     one = series({"__name__": "x", "path": "/ä" * 5000, "q": 'a"b\\\n'}, [NOW_MS], [ONE])
     assert decode_samples(pb_reply([one]))[0][0].labels == one.labels
+
+
+def test_of_two_samples_of_one_instant_the_later_is_kept_in_whatever_way_it_was_read() -> None:
+    """A message with an exemplar goes through the protobuf classes, one without does not."""
+    exemplar = [Exemplar(timestamp=NOW_MS)]
+    for exemplars in ([exemplar, []], [[], exemplar]):
+        messages = [
+            TimeSeries(
+                labels=[Label(name="a", value="b")],
+                samples=[types_pb2.Sample(value=number, timestamp=NOW_MS)],
+                exemplars=some,
+            )
+            for number, some in enumerate(exemplars)
+        ]
+        body = ReadResponse(results=[QueryResult(timeseries=messages)]).SerializeToString()
+        assert decode_samples(body)[0][0].values.tolist() == [1.0]
 
 
 def test_a_reply_is_clipped_sorted_and_without_duplicates() -> None:
@@ -279,6 +302,7 @@ def test_a_reply_that_is_cut_off_anywhere_is_refused() -> None:
             decode_samples(body[:end])
 
 
+@settings(deadline=None)
 @given(st.lists(value_bits, max_size=20))
 def test_a_run_that_we_write_is_one_that_protobuf_reads(bits: list[int]) -> None:
     times = NOW_MS + 15_000 * np.arange(len(bits), dtype=np.int64)

@@ -1,7 +1,7 @@
 import tracemalloc
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.errors import WireError
@@ -11,6 +11,7 @@ from sidecar.wire.varint import encode_uvarint
 MIB = 1024 * 1024
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=2000))
 def test_what_was_compressed_reads_back(data: bytes) -> None:
     assert bytes(snappy.decompress(snappy.compress(data), len(data))) == data
@@ -69,6 +70,7 @@ def test_an_empty_block_is_empty() -> None:
     assert bytes(snappy.decompress(b"\x00", 0)) == b""
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_any_bytes_give_content_or_an_error(data: bytes) -> None:
     try:

@@ -72,7 +72,7 @@ def test_a_request_is_these_bytes(template: type[WriteTemplate], name: str) -> N
 
 
 @versions
-@settings(max_examples=60)
+@settings(deadline=None, max_examples=60)
 @given(
     st.lists(st.tuples(label_sets, timestamps, value_bits, st.booleans()), max_size=8).map(
         lambda rows: list({row[0]: row for row in rows}.values())
@@ -91,6 +91,7 @@ def test_protobuf_reads_back_what_was_to_be_written(
     assert written(maker.encode(times, values, kept)) == [row[:3] for row in rows if row[3]]
 
 
+@settings(deadline=None)
 @given(st.lists(value_bits, min_size=2, max_size=2), timestamps)
 def test_without_zeros_it_is_what_protobuf_would_write(bits: list[int], time: int) -> None:
     values = floats([value or 1 for value in bits])

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.errors import WireError
@@ -12,6 +12,7 @@ from sidecar.wire.varint import (
 )
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**64 - 1), st.binary(max_size=3), st.binary(max_size=3))
 def test_an_integer_reads_back_from_within_other_bytes(
     value: int, before: bytes, after: bytes

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.errors import WireError
@@ -39,6 +39,7 @@ def expected_of(made: list[tuple[int, int, int]]) -> dict[str, list[tuple[int, i
     return {labels: sorted(samples.items()) for labels, samples in found.items()}
 
 
+@settings(deadline=None)
 @given(rows)
 def test_samples_sent_one_by_one_are_put_together_by_series(
     made: list[tuple[int, int, int]],
@@ -55,6 +56,7 @@ def test_samples_sent_one_by_one_are_put_together_by_series(
     assert found.duplicates == len(made) - sum(map(len, expected_of(made).values()))
 
 
+@settings(deadline=None)
 @given(rows, st.booleans(), st.booleans())
 def test_the_same_holds_for_2_0_with_whatever_stands_behind_the_samples(
     made: list[tuple[int, int, int]], metadata: bool, start: bool

@@ -84,7 +84,7 @@ steps = (
 )
 
 
-@settings(max_examples=60)
+@settings(deadline=None, max_examples=60)
 @given(
     start=st.integers(-(2**62), 2**62) | st.just(NOW_MS),
     rest=st.lists(st.tuples(steps, value_bits), max_size=240),
@@ -190,7 +190,7 @@ def any_encoding(draw: st.DrawFn) -> tuple[bytes, Samples]:
     return writer.chunk(), writer.samples
 
 
-@settings(max_examples=60)
+@settings(deadline=None, max_examples=60)
 @given(st.lists(any_encoding(), min_size=1, max_size=3))
 def test_other_encoders_are_understood_bit_by_bit(made: list[tuple[bytes, Samples]]) -> None:
     chunks = [chunk for chunk, _ in made]
@@ -305,6 +305,7 @@ def test_a_chunk_without_a_count_is_an_error(chunk: bytes) -> None:
         decoded([*company(), chunk])
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=2, max_size=60), st.integers(0, 400))
 def test_any_bytes_read_alike_alone_and_in_company(rest: bytes, count: int) -> None:
     chunk = count.to_bytes(2, "big") + rest
