@@ -56,14 +56,13 @@ def _series(connection: sqlite3.Connection, entry: AuditEntry) -> int | None:
     arguments = (entry.watch, entry.labels.key)
     find = "SELECT id FROM series WHERE watch = ? AND key = ?"
     row = connection.execute(find, arguments).fetchone()
-    if row is None:
-        connection.execute(
-            "INSERT INTO series (watch, key, labels, next_version) VALUES (?, ?, ?, 1 + "
-            "(SELECT coalesce(max(value), 0) FROM meta WHERE name = 'version_floor'))",
-            (*arguments, labels_to_text(entry.labels)),
-        )
-        row = connection.execute(find, arguments).fetchone()
-    return int(row[0])
+    if row is not None:
+        return int(row[0])
+    return connection.execute(
+        "INSERT INTO series (watch, key, labels, next_version) VALUES (?, ?, ?, 1 + "
+        "(SELECT coalesce(max(value), 0) FROM meta WHERE name = 'version_floor'))",
+        (*arguments, labels_to_text(entry.labels)),
+    ).lastrowid
 
 
 def entries(

@@ -110,7 +110,10 @@ def admitted(
 
     Raises:
         ValueError: two entries with the same labels.
+        sqlite3.DatabaseError: what was written is not found again.
     """
+    if len({one.key for one in labels}) != len(labels):
+        raise ValueError(f"a batch of {len(labels)} versions names a series twice")
     (floor,) = connection.execute(
         "SELECT coalesce(max(value), 0) FROM meta WHERE name = 'version_floor'"
     ).fetchone()
@@ -129,7 +132,7 @@ def admitted(
     )
     known = {key: KnownSeries(*rest) for key, *rest in found}
     if len(known) != len(labels):
-        raise ValueError(f"{len(labels)} versions for {len(known)} different series")
+        raise sqlite3.DatabaseError(f"of {len(labels)} series {len(known)} are found")
     return [known[one.key] for one in labels]
 
 

@@ -255,10 +255,9 @@ def a_leaf_of_the_versions(path: Path) -> int:
     query = "SELECT max(pageno) FROM dbstat WHERE name = 'versions' AND pagetype = 'leaf'"
     with closing(sqlite3.connect(path)) as connection:
         try:
-            (page,) = connection.execute(query).fetchone()
+            return int(connection.execute(query).fetchone()[0])
         except sqlite3.OperationalError:
             pytest.skip("this SQLite was built without dbstat, which says where the rows lie")
-    return int(page)
 
 
 def test_damaged_files_do_not_pile_up(tmp_path: Path) -> None:
