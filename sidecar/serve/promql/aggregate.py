@@ -191,9 +191,8 @@ def _extreme(
     kept = np.zeros(frame.present.shape, dtype=np.bool_)
     limits = [_whole(one) for one in param.tolist()]
     for rows in groups.rows:
-        budget.check(0, 0)
         keys = frame.values[rows] if largest else -frame.values[rows]
-        kept[rows] = _kept(keys, frame.present[rows], limits)
+        kept[rows] = _kept(keys, frame.present[rows], limits, budget)
     found = np.flatnonzero(kept.any(axis=1)).tolist()
     if len(param) == 1:  # an instant query shows them ranked, group by group
         found = [row for rows in groups.rows for row in _ranked(frame, rows, kept, largest)]
@@ -219,13 +218,14 @@ def _whole(limit: float) -> int:
     return int(limit)
 
 
-def _kept(keys: FloatArray, present: NDArray[np.bool_], limits: list[int]) -> NDArray[np.bool_]:
+def _kept(keys: FloatArray, present: Mask, limits: list[int], budget: Budget) -> NDArray[np.bool_]:
     """(n, T) the ``limits`` largest keys of each step; NaN ranks lowest."""
     n = len(keys)
     ranks = np.where(present & ~np.isnan(keys), keys, -np.inf)
     order = np.argsort(-ranks, axis=0, kind="stable")
     kept = np.zeros(present.shape, dtype=np.bool_)
     for step, limit in enumerate(limits):
+        budget.check(0, 0)
         there = present[:, step]
         if limit < 1:
             continue

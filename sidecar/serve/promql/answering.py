@@ -88,13 +88,15 @@ class Job:
             return success(data, notes.warnings, notes.infos)
         value = evaluate(self.expr, self._inputs(notes))
         if isinstance(value, Samples):
-            data = self._matrix((), matrix_rows(value.instants_ms, value), notes)
+            data = self._matrix((), matrix_rows(value.instants_ms, value, self.budget), notes)
         elif self.query.instant:
             data = instant_data(self._limited(value, notes), self.ahead.start_ms)
         elif isinstance(value, Scalar):
             data = self._matrix(rows, [scalar_row(self.ahead.instants_ms, value)], notes)
         else:
-            data = self._matrix(rows, matrix_rows(self.ahead.instants_ms, value), notes)
+            data = self._matrix(
+                rows, matrix_rows(self.ahead.instants_ms, value, self.budget), notes
+            )
         return success(data, notes.warnings, notes.infos)
 
     def _inputs(self, notes: "_Notes") -> Inputs:

@@ -54,7 +54,7 @@ class QueryLimits:
         concurrent: queries that are evaluated here at once; more wait. They share one interpreter:
             with more threads each is slower, and the event loop waits longer for its turn.
         waiting: queries that may wait; more are refused.
-        max_cells: of one array of an evaluation, 9 bytes a cell.
+        max_cells: of one array of an evaluation: 9 bytes a cell there, 30 in the answer.
         max_reply_bytes: of the upstream's answers to one query's own questions.
         max_fetches: questions to the upstream for one query.
     """
@@ -62,7 +62,7 @@ class QueryLimits:
     deadline_s: float = 25.0
     concurrent: int = 2
     waiting: int = 64
-    max_cells: int = 4_000_000
+    max_cells: int = 2_000_000
     max_reply_bytes: int = 32 * 1024 * 1024
     max_fetches: int = 32
 

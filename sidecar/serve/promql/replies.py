@@ -17,7 +17,17 @@ from typing import Any, Final
 import numpy as np
 
 from sidecar.series import FloatArray, LabelSet, TimeArray
-from sidecar.serve.promql.frames import Frame, Mask, QueryError, Samples, Scalar, Value, empty
+from sidecar.serve.promql.frames import (
+    UNBOUNDED,
+    Budget,
+    Frame,
+    Mask,
+    QueryError,
+    Samples,
+    Scalar,
+    Value,
+    empty,
+)
 from sidecar.serve.promql.split import Steps
 
 _DECODER: Final = json.JSONDecoder()
@@ -324,15 +334,20 @@ class PointWriter:
         )
 
 
-def matrix_rows(instants_ms: TimeArray, frame: Frame | Samples) -> list[Row]:
-    """Series that have a point, each as a row."""
-    writer = PointWriter(instants_ms)
-    texts = (writer.text(v, p) for v, p in zip(frame.values, frame.present, strict=True))
-    return [
-        Row(labels, metric_text(labels), text)
-        for labels, text in zip(frame.labels, texts, strict=True)
-        if text
-    ]
+def matrix_rows(
+    instants_ms: TimeArray, frame: Frame | Samples, budget: Budget = UNBOUNDED
+) -> list[Row]:
+    """Series that have a point, each as a row.
+
+    Raises:
+        QueryError: out of time.
+    """
+    writer, rows = PointWriter(instants_ms), []
+    for labels, values, present in zip(frame.labels, frame.values, frame.present, strict=True):
+        budget.check(0, 0)
+        if text := writer.text(values, present):
+            rows.append(Row(labels, metric_text(labels), text))
+    return rows
 
 
 def scalar_row(instants_ms: TimeArray, scalar: Scalar) -> Row:
