@@ -21,6 +21,7 @@ from sidecar.learning import drift, residuals, scores
 from sidecar.learning.drift import Drift, DriftSettings
 from sidecar.learning.gate import GateSettings
 from sidecar.models import anomaly, intervals
+from sidecar.models.anomaly import AnomalyRules
 from sidecar.models.contract import ForecastModel, Intervals, State
 from sidecar.models.naive import NaiveModel
 from sidecar.names import Reason, is_own_output
@@ -61,6 +62,8 @@ class CycleRules:
         forget_ms: a series silent for longer is forgotten.
         max_series: how many series the watch may have.
         lowest, highest: what forecasts are clipped to when published; infinite where open.
+        keep_sign: forecasts of a series that never was negative are clipped at zero too.
+        anomaly: what counts as an anomaly, and what is learned from one.
     """
 
     watch: str
@@ -75,6 +78,8 @@ class CycleRules:
     max_series: int
     lowest: float
     highest: float
+    keep_sign: bool
+    anomaly: AnomalyRules
     drift: DriftSettings
     gate: GateSettings
 
@@ -212,8 +217,14 @@ def _step(
     tracker, judged = residuals.judge(known.tracker, t_ms, y)
     mae, _, level = scores.rolling(tracker)
     moved, found = drift.assess(known.drift, rules.drift, t_ms, judged.residual, mae, level)
+    band = (judged.expected, judged.lower, judged.upper)
+    learned, burst, withheld = anomaly.absorb(y, *band, known.burst, rules.anomaly)
     calibration = intervals.observe(
-        known.calibration, judged.leads, judged.lead_residuals, judged.lead_widths
+        known.calibration,
+        judged.leads,
+        judged.lead_residuals,
+        judged.lead_widths,
+        steer=~withheld,
     )
     instant = np.array([t_ms], dtype=np.int64)
     known = replace(
@@ -221,8 +232,10 @@ def _step(
         origin_ms=t_ms,
         recent=np.concatenate([known.recent[:, 1:], y[:, None]], axis=1),
         last_seen_ms=np.where(np.isfinite(y), t_ms, known.last_seen_ms),
-        state=model.update(known.state, instant, y[:, None]),
-        naive=NaiveModel().update(known.naive, instant, y[:, None]),
+        burst=burst,
+        never_negative=known.never_negative & ~(y < 0),
+        state=model.update(known.state, instant, learned[:, None]),
+        naive=NaiveModel().update(known.naive, instant, learned[:, None]),
         calibration=calibration,
         drift=moved,
         shadow=known.shadow
@@ -235,7 +248,7 @@ def _step(
         lower=judged.lower,
         upper=judged.upper,
         actual=y,
-        anomaly_score=anomaly.score(y, judged.expected, judged.lower, judged.upper),
+        anomaly_score=anomaly.score(y, *band, rules.anomaly),
         forecast=forecast if issue else None,
     )
     return replace(known, tracker=residuals.record(tracker, forecast)), outcome, found
@@ -255,7 +268,8 @@ def _forecast(rules: CycleRules, model: Model, known: Known) -> Forecast:
             upper=np.where(rows, fallback.upper, plain.upper),
         )
     wide = intervals.widen(plain, known.calibration)
-    low, high = rules.lowest, rules.highest
+    positive = known.never_negative[:, None] & rules.keep_sign
+    low, high = np.where(positive, max(rules.lowest, 0.0), rules.lowest), rules.highest
     return Forecast(
         labels=known.labels,
         origin_ms=known.origin_ms,

@@ -36,6 +36,8 @@ class Known:
         last_seen_ms: (N,) the newest instant with a value.
         ended: (N,) bool, the outputs have been ended by a stale marker.
         versions: (N,) int64, the version that serves; 0 = none yet.
+        burst: (N,) int64, anomalous instants in a row up to the origin.
+        never_negative: (N,) bool, no value below 0 was ever seen.
         why_unfitted: N, why no version serves; None where one does or none was tried.
         state: what the model learned.
         naive: the fall-back's state, always ready.
@@ -50,6 +52,8 @@ class Known:
     last_seen_ms: TimeArray
     ended: NDArray[np.bool_]
     versions: NDArray[np.int64]
+    burst: NDArray[np.int64]
+    never_negative: NDArray[np.bool_]
     why_unfitted: tuple[Reason | None, ...]
     state: State
     naive: NaiveState
@@ -112,6 +116,8 @@ def begin(model: Model, history: SeriesBatch, width: int, horizon_steps: int) ->
         last_seen_ms=seen.max(axis=1),
         ended=np.zeros(n, dtype=np.bool_),
         versions=np.zeros(n, dtype=np.int64),
+        burst=np.zeros(n, dtype=np.int64),
+        never_negative=~(values < 0).any(axis=1),
         why_unfitted=(None,) * n,
         state=blank_state(model, n),
         naive=blank_state(NaiveModel(), n),
@@ -145,6 +151,8 @@ def admit(
             last_seen_ms=np.concatenate([known.last_seen_ms, np.full(n, known.origin_ms)]),
             ended=np.concatenate([known.ended, np.zeros(n, dtype=np.bool_)]),
             versions=np.concatenate([known.versions, np.zeros(n, dtype=np.int64)]),
+            burst=np.concatenate([known.burst, np.zeros(n, dtype=np.int64)]),
+            never_negative=np.concatenate([known.never_negative, np.ones(n, dtype=np.bool_)]),
             why_unfitted=known.why_unfitted + (None,) * n,
             state=concat([known.state, blank_state(model, n)]),
             naive=concat([known.naive, blank_state(NaiveModel(), n)]),
@@ -174,6 +182,8 @@ def forget(known: Known, after_ms: int) -> Known:
         last_seen_ms=known.last_seen_ms[rows],
         ended=known.ended[rows],
         versions=known.versions[rows],
+        burst=known.burst[rows],
+        never_negative=known.never_negative[rows],
         why_unfitted=tuple(known.why_unfitted[row] for row in rows),
         state=take(known.state, rows),
         naive=take(known.naive, rows),

@@ -48,6 +48,8 @@ def make_rules(
         max_series=config.max_series,
         lowest=floor if low is None else max(low, floor),
         highest=np.inf if high is None else high,
+        keep_sign=config.clip is None and transform != "delta",
+        anomaly=config.anomaly.rules_for(),
         drift=DriftSettings(
             finetune=Threshold.parse(config.drift_finetune_threshold),
             retrain=Threshold.parse(config.drift_retrain_threshold),

@@ -77,6 +77,9 @@ def observe(
 ) -> Shadow:
     """One instant more.
 
+    The predecessor learns the actuals as they are: what is clamped to the band of the version that
+    serves would hide from it what that version does not see.
+
     Args:
         y, residual: (N,) of the watch: the actuals, and the residuals of what serves.
     """

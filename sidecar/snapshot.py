@@ -22,7 +22,15 @@ from sidecar.names import Reason
 from sidecar.series import LabelSet
 
 FORMAT = 1
-_PLAIN = ("recent", "last_seen_ms", "ended", "versions", "serves_naive")
+_PLAIN = (
+    "recent",
+    "last_seen_ms",
+    "ended",
+    "versions",
+    "burst",
+    "never_negative",
+    "serves_naive",
+)
 
 
 def recipe(

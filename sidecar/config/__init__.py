@@ -8,9 +8,16 @@ from sidecar.config.http import (
     TlsConfig,
 )
 from sidecar.config.loading import load
-from sidecar.config.schema import PublishConfig, SentinelConfig, WatchConfig, WatchPublish
+from sidecar.config.schema import (
+    AnomalyConfig,
+    PublishConfig,
+    SentinelConfig,
+    WatchConfig,
+    WatchPublish,
+)
 
 __all__ = [
+    "AnomalyConfig",
     "Authorization",
     "BasicAuth",
     "PublishConfig",

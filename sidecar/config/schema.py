@@ -21,6 +21,7 @@ from sidecar.config.matchers import parse_matcher, parse_selector
 from sidecar.config.messages import Section, section
 from sidecar.duration import parse_duration_ms
 from sidecar.errors import ConfigError, Problem
+from sidecar.models.anomaly import AnomalyRules
 from sidecar.remote.settings import HttpSettings
 from sidecar.series import Matcher, MatchOp, Selector
 
@@ -72,6 +73,44 @@ class PublishConfig(Section):
 
 
 @section
+class AnomalyConfig(Section):
+    """What counts as an anomaly of a watch's series; names and meanings are vmanomaly's.
+
+    Attributes:
+        detection_direction: ``both``, ``above_expected`` or ``below_expected``.
+        min_dev_from_expected: smaller deviations score 0; one number, or two for below and above.
+        min_rel_dev_from_expected: the same in percent of the expected value.
+        scale: what the band is multiplied by for the score; one number or two.
+        data_range: an actual outside is an anomaly whatever was expected; None is open.
+        anomaly_policy: what is learned from an anomaly: ``clamp`` it to the band, ``skip`` it, or
+            ``learn`` it as it is.
+    """
+
+    _: KW_ONLY
+    detection_direction: Literal["both", "above_expected", "below_expected"] = "both"
+    min_dev_from_expected: values.Sides = 0.0
+    min_rel_dev_from_expected: values.Sides = 0.0
+    scale: values.Sides = 1.0
+    data_range: values.Clip | None = None
+    anomaly_policy: Literal["clamp", "skip", "learn"] = "clamp"
+
+    def rules_for(self) -> AnomalyRules:
+        """As the score wants them."""
+        low, high = self.data_range or (None, None)
+        return AnomalyRules(
+            detection_direction=self.detection_direction,
+            min_dev_from_expected=values.sides(self.min_dev_from_expected),
+            min_rel_dev_from_expected=values.sides(self.min_rel_dev_from_expected),
+            scale=values.sides(self.scale),
+            data_range=(
+                float("-inf") if low is None else low,
+                float("inf") if high is None else high,
+            ),
+            anomaly_policy=self.anomaly_policy,
+        )
+
+
+@section
 class WatchConfig(Section):
     """One selector with the settings of its models.
 
@@ -96,6 +135,7 @@ class WatchConfig(Section):
         max_series: how many source series the watch may match.
         clip: the range that forecasts are kept in when published, a null end is open; a rate
             never falls below 0 anyway.
+        anomaly: what counts as an anomaly, and what is learned from one.
         retrain_cooldown: the least time between two fits that drift asks for.
         promotion_tolerance: by which share a new version may be worse than what serves.
         auto_promote: whether a version that passes the gate serves at once, or waits for
@@ -123,6 +163,7 @@ class WatchConfig(Section):
     matchers: values.Matchers = ()
     max_series: Annotated[int, Field(ge=1)] = 1_000
     clip: values.Clip | None = None
+    anomaly: AnomalyConfig = field(default_factory=AnomalyConfig)
     retrain_cooldown: values.Duration = "1h"
     promotion_tolerance: Annotated[float, Field(ge=0, le=10)] = 0.05
     auto_promote: bool = True

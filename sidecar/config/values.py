@@ -271,6 +271,24 @@ def _end(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def check_sides(value: object) -> float | tuple[float, float]:
+    """One number from 0 up, or two: for below and above the expected value."""
+    ends = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    numbers = [_end(end) for end in ends]
+    sound = [number for number in numbers if number is not None and number >= 0]
+    if len(sound) != len(ends) or len(ends) not in (1, 2):
+        raise BadValue(
+            f"{value!r} is not a deviation: write one number from 0 up, or two of them for below "
+            "and above, such as [0, 5]"
+        )
+    return sound[0] if len(sound) == 1 else (sound[0], sound[1])
+
+
+def sides(value: float | tuple[float, float]) -> tuple[float, float]:
+    """For below and above."""
+    return value if isinstance(value, tuple) else (value, value)
+
+
 def _whole(value: object) -> int | None:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
@@ -412,6 +430,7 @@ OutputName: TypeAlias = Annotated[str, PlainValidator(_output_name)]
 Labels: TypeAlias = Annotated[Mapping[str, str], PlainValidator(_labels)]
 Matchers: TypeAlias = Annotated[Sequence[str], PlainValidator(_matchers)]
 Clip: TypeAlias = Annotated[tuple[float | None, float | None], PlainValidator(check_clip)]
+Sides: TypeAlias = Annotated[float | tuple[float, float], PlainValidator(check_sides)]
 Steps: TypeAlias = Annotated[Literal["auto"] | Sequence[int], PlainValidator(check_steps)]
 Threshold: TypeAlias = Annotated[str | float, PlainValidator(_threshold)]
 TimeZone: TypeAlias = Annotated[str, PlainValidator(_timezone)]

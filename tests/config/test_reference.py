@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from sidecar.config import (
+    AnomalyConfig,
     Authorization,
     BasicAuth,
     PublishConfig,
@@ -23,10 +24,16 @@ from sidecar.config.http import HttpHeader
 
 README = Path(__file__).parents[2] / "README.md"
 SECTIONS = [
-    SentinelConfig, WatchConfig, PublishConfig, WatchPublish, RemoteReadConfig, RemoteWriteConfig,
+    SentinelConfig, WatchConfig, AnomalyConfig, PublishConfig, WatchPublish, RemoteReadConfig,
+    RemoteWriteConfig,
     BasicAuth, Authorization, TlsConfig, HttpHeader,
 ]  # fmt: skip
-TABLES = {"Top level": SentinelConfig, "`watches`": WatchConfig, "`publish`": PublishConfig}
+TABLES = {
+    "Top level": SentinelConfig,
+    "`watches`": WatchConfig,
+    "`publish`": PublishConfig,
+    "`anomaly`": AnomalyConfig,
+}
 ROW = re.compile(r"^\| (?P<names>`[^|]+`) \|(?P<default>[^|]*)\|", re.MULTILINE)
 
 

@@ -11,6 +11,7 @@ from sidecar.known import Fitted, Known, adopt, begin
 from sidecar.learning.drift import DriftSettings
 from sidecar.learning.gate import GateSettings
 from sidecar.learning.training import train
+from sidecar.models.anomaly import AnomalyRules
 from sidecar.models.contract import ForecastModel, State
 from sidecar.models.naive import NaiveModel
 from sidecar.models.registry import ModelContext, build
@@ -35,6 +36,8 @@ def rules(**changes: object) -> CycleRules:
         "max_series": 100,
         "lowest": -np.inf,
         "highest": np.inf,
+        "keep_sign": False,
+        "anomaly": AnomalyRules(),
         "drift": DriftSettings(),
         "gate": GateSettings(),
     }

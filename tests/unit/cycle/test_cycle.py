@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sidecar.cycle import advance, due_instant_ms
+from sidecar.models.anomaly import AnomalyRules
 from sidecar.names import Reason
 from sidecar.series import STALE_NAN, RawSeries
 from tests.unit.cycle.helpers import T0, G, begun, cycles, history, labels, model, rules, sampled
@@ -197,3 +198,49 @@ def test_forecasts_are_clipped_when_published() -> None:
 )
 def test_an_instant_is_due_when_its_late_scrapes_had_their_time(now: int, due: int) -> None:
     assert due_instant_ms(now, G, 10_000) == due
+
+
+def noise(seconds: np.ndarray) -> np.ndarray:
+    return np.asarray(10 + np.random.default_rng(3).standard_normal(seconds.size))
+
+
+def with_burst(length: int) -> RawSeries:
+    """Noise around 10 that stands at 200 for some instants from T0+5G on."""
+    raw = sampled(noise, T0 - DAY, T0 + 60 * G)
+    burst = (raw.timestamps_ms > T0 + 5 * G) & (raw.timestamps_ms <= T0 + (5 + length) * G)
+    return RawSeries(raw.labels, raw.timestamps_ms, np.where(burst, 200.0, raw.values))
+
+
+def test_a_burst_of_anomalies_does_not_teach_the_model_that_it_is_normal() -> None:
+    which, r = model("exponential_smoothing"), rules()
+    raw = [with_burst(10)]
+    start = begun(r, which, history(r, raw))
+    clamped = cycles(r, which, start, raw, 15)[1]
+    learned = cycles(rules(anomaly=AnomalyRules(anomaly_policy="learn")), which, start, raw, 15)[1]
+    assert all(found.outcomes[0].anomaly_score[0] > 3 for found in clamped[5:15])
+    assert abs(clamped[-1].forecast.mean[0, 0] - 10) < 10
+    assert abs(learned[-1].forecast.mean[0, 0] - 10) > 10
+
+
+def test_a_burst_that_stays_is_learned_in_the_end() -> None:
+    which, r = model("exponential_smoothing"), rules()
+    raw = [with_burst(55)]
+    _, found = cycles(r, which, begun(r, which, history(r, raw)), raw, 58)
+    assert abs(found[29].forecast.mean[0, 0] - 10) < 15
+    assert found[-1].forecast.mean[0, 0] > 60
+
+
+def test_a_series_that_never_was_negative_is_not_forecast_below_zero() -> None:
+    which = model("linear")
+
+    def falling(seconds: np.ndarray) -> np.ndarray:
+        return np.asarray(np.maximum(0.001 * (T0 / 1000 + 100 - seconds), 0.0))
+
+    raw = [sampled(falling, T0 - DAY, T0 + G)]
+    r = rules(keep_sign=True)
+    _, kept = cycles(r, which, begun(r, which, history(r, raw)), raw, 1)
+    assert kept[0].forecast.mean.min() >= 0
+    assert kept[0].forecast.lower.min() == 0
+    r = rules()
+    _, free = cycles(r, which, begun(r, which, history(r, raw)), raw, 1)
+    assert free[0].forecast.lower.min() < 0
