@@ -28,7 +28,7 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 
-from sidecar.models.contract import ForecastModel, Intervals, State, as_float
+from sidecar.models.contract import ForecastModel, Intervals, State, as_float, concat, put
 from sidecar.models.features import fill_gaps, padded
 from sidecar.models.intervals import around
 from sidecar.models.numeric import BoolArray, IntArray, absorb_new, lead_deviation
@@ -38,6 +38,9 @@ from sidecar.series import FloatArray, TimeArray
 WINDOWS: Final = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 BELIEFS: Final = (0.0, 0.5, 1.0)
 ORIGINS: Final = 8
+# Series worked on at once: their values then stay in the cache.
+CHUNK: Final = 256
+CHUNK_PLAIN: Final = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +96,46 @@ class LinearTrendModel(ForecastModel[LinearState]):
         return 3
 
     def fit(self, t_ms: TimeArray, y: FloatArray) -> LinearState:
-        filled, observed = fill_gaps(padded(y, self.min_instants))
+        y = padded(y, self.min_instants)
+        plain = self.settings.trend == "global"
+        fit, chunk = (self._through_all, CHUNK_PLAIN) if plain else (self._fitted, CHUNK)
+        parts = [fit(t_ms, y[at : at + chunk]) for at in range(0, max(len(y), 1), chunk)]
+        return parts[0] if len(parts) == 1 else concat(parts)
+
+    def _through_all(self, t_ms: TimeArray, y: FloatArray) -> LinearState:
+        """One line through everything: three passes over the values, which is what it costs."""
+        n = len(y)
+        anchor = y[:, -1].copy()
+        with np.errstate(invalid="ignore", over="ignore"):
+            centred = y - anchor[:, None]
+            sums = _sums_of_whole(centred, 1.0)
+            square = np.einsum("nt,nt->n", centred, centred)
+        state = LinearState(
+            last_ms=np.full(n, t_ms[-1]),
+            sigma=_residual_deviation(square, sums),
+            missed=np.zeros(n, np.int64),
+            anchor=anchor,
+            discount=np.ones(n),
+            belief=np.ones(n),
+            sums=sums,
+        )
+        gappy = np.flatnonzero(~np.isfinite(square))
+        return put(state, gappy, self._fitted(t_ms, y[gappy])) if len(gappy) else state
+
+    def _fitted(self, t_ms: TimeArray, y: FloatArray) -> LinearState:
+        filled, observed = fill_gaps(y)
         fitted = observed.sum(axis=1) >= self.min_instants
-        anchor = filled[:, -1]
-        centred, observed = filled - anchor[:, None], observed & fitted[:, None]
-        rho, kappa, sigma = self._chosen(centred, observed)
         missed = np.argmax(observed[:, ::-1], axis=1)
+        anchor = filled[:, -1].copy()
+        centred = filled - anchor[:, None]
+        if self.settings.trend == "global":
+            rho = kappa = np.ones(len(y))
+            sums = _sums(centred, observed, rho, missed)
+            known = np.where(observed, centred, 0.0)
+            sigma = _residual_deviation(np.einsum("nt,nt->n", known, known), sums)
+        else:
+            rho, kappa, sigma = self._chosen(centred, observed)
+            sums = _sums(centred, observed, rho, missed)
         return LinearState(
             last_ms=np.where(fitted, t_ms[-1], 0),
             sigma=np.where(fitted, sigma, np.nan),
@@ -106,7 +143,7 @@ class LinearTrendModel(ForecastModel[LinearState]):
             anchor=anchor,
             discount=rho,
             belief=kappa,
-            sums=_sums(centred, observed, rho, missed),
+            sums=sums,
         )
 
     def _chosen(
@@ -114,24 +151,20 @@ class LinearTrendModel(ForecastModel[LinearState]):
     ) -> tuple[FloatArray, FloatArray, FloatArray]:
         """(N,) each: the discount, the belief, and the one-step error's deviation."""
         settings, size = self.settings, centred.shape[1]
-        if settings.trend == "global":
-            discounts, beliefs = [1.0], [1.0]
-        elif settings.window is not None:
-            discounts, beliefs = [1 - 1 / settings.window], list(BELIEFS)
-        else:
-            discounts, beliefs = [1 - 1 / w for w in WINDOWS], list(BELIEFS)
+        windows = WINDOWS if settings.window is None else (settings.window,)
+        discounts = 1 - 1 / np.array(windows)
         horizon = max(1, min(settings.horizon_steps, size // 4))
         newest = size - horizon
         spacing = max(1, min(horizon, (newest - 2) // ORIGINS))
         origins = [o for k in range(ORIGINS) if (o := newest - k * spacing) >= 2]
         if not origins:
             origins, horizon = [size - 1], 1
-        error = _errors(centred, observed, np.array(discounts), origins, horizon, beliefs)
+        error = _errors(centred, observed, discounts, origins, horizon)
         best = np.argmin(np.abs(error).mean(axis=(1, 2)), axis=0)
-        pairs = np.array([(rho, kappa) for rho in discounts for kappa in beliefs])
-        first = error[best, :, 0, np.arange(len(best))]
-        rho, kappa = pairs[best].T
-        return rho, kappa, np.sqrt((first**2).mean(axis=1))
+        rho, kappa = np.repeat(discounts, len(BELIEFS))[best], np.tile(BELIEFS, len(windows))[best]
+        growth = np.cumsum(_shocks(rho, kappa, horizon) ** 2, axis=0)
+        square = (error[best, :, :, np.arange(len(best))] ** 2).mean(axis=1)
+        return rho, kappa, np.sqrt((square / growth.T).mean(axis=1))
 
     def update(self, state: LinearState, t_ms: TimeArray, y: FloatArray) -> LinearState:
         return absorb_new(self._absorb, state, t_ms, y)
@@ -158,11 +191,24 @@ class LinearTrendModel(ForecastModel[LinearState]):
         leads = np.arange(1, len(t_ms) + 1) + state.missed[:, None]
         mean = (level + state.anchor)[:, None] + (state.belief * slope)[:, None] * leads
         mean[~np.isfinite(state.sigma)] = np.nan
-        later = np.arange(1, len(t_ms) + int(state.missed.max(initial=0)))[:, None]
-        rest = 1 - state.discount
-        shocks = np.ones((len(later) + 1, len(rest)))
-        shocks[1:] = (1 - state.discount**2) + state.belief * rest**2 * later
+        reach = len(t_ms) + int(state.missed.max(initial=0))
+        shocks = _shocks(state.discount, state.belief, reach)
         return around(mean, lead_deviation(shocks, state.sigma, state.missed), self.settings.level)
+
+
+def _shocks(rho: FloatArray, kappa: FloatArray, size: int) -> FloatArray:
+    """(size, N) how far a shock of one moves the value 0, 1, .. instants later."""
+    later = np.arange(1, size)[:, None]
+    shocks = np.ones((size, len(rho)))
+    shocks[1:] = (1 - rho**2) + kappa * (1 - rho) ** 2 * later
+    return shocks
+
+
+def _residual_deviation(square: FloatArray, sums: FloatArray) -> FloatArray:
+    """(N,) of the residuals of the line itself, from sum y^2 and the sums, with equal weights."""
+    level, slope = _line(sums)
+    left = square - level * sums[:, 3] + slope * sums[:, 4]
+    return as_float(np.sqrt(np.maximum(left, 0.0) / np.maximum(sums[:, 0] - 2, 1.0)))
 
 
 def _line(sums: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -188,15 +234,31 @@ def _sums(
     """(N, 5): the sums over ``centred`` (N, T), ages counted from the newest observed instant."""
     size = centred.shape[1]
     sums = np.empty((len(rho), 5))
-    for one, gap in {*zip(rho.tolist(), missed.tolist(), strict=True)}:
-        rows = np.flatnonzero((rho == one) & (missed == gap))
-        ages = np.arange(size - gap)[::-1]
-        weights = one**ages
-        powers = np.stack([weights, weights * ages, weights * ages**2], axis=1)
-        known = observed[rows, : size - gap]
-        sums[rows, :3] = known @ powers
-        sums[rows, 3:] = np.where(known, centred[rows, : size - gap], 0.0) @ powers[:, :2]
+    whole = observed.all(axis=1)
+    for one in np.unique(rho):
+        rows = np.flatnonzero((rho == one) & whole)
+        sums[rows] = _sums_of_whole(centred[rows], one)
+    for row in np.flatnonzero(~whole):
+        known = observed[row, : size - missed[row]]
+        powers = _powers(rho[row], len(known))[known]
+        sums[row, :3] = powers.sum(axis=0)
+        sums[row, 3:] = centred[row, : len(known)][known] @ powers[:, :2]
     return sums
+
+
+def _sums_of_whole(centred: FloatArray, rho: float) -> FloatArray:
+    """``_sums`` where nothing is missing and all have one discount."""
+    powers = _powers(rho, centred.shape[1])
+    sums = np.empty((len(centred), 5))
+    sums[:, :3] = powers.sum(axis=0)
+    sums[:, 3:] = centred @ np.ascontiguousarray(powers[:, :2])
+    return sums
+
+
+def _powers(rho: float, size: int) -> FloatArray:
+    """(size, 3) rho^j (1, j, j^2) for the ages j = size - 1 .. 0."""
+    ages = np.arange(size)[::-1]
+    return as_float(rho**ages * np.stack([np.ones(size), ages, ages**2])).T
 
 
 def _errors(
@@ -205,7 +267,6 @@ def _errors(
     discounts: FloatArray,
     origins: list[int],
     horizon: int,
-    beliefs: list[float],
 ) -> FloatArray:
     """(pairs, origins, horizon, N) forecast minus actual; 0 where there is no actual.
 
@@ -218,7 +279,7 @@ def _errors(
     errors = [
         (level[r][:, None] + kappa * slope[r][:, None] * steps - actual) * known
         for r in range(len(discounts))
-        for kappa in beliefs
+        for kappa in BELIEFS
     ]
     return np.stack(errors)
 
