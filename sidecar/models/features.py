@@ -71,7 +71,8 @@ def spikes(y: FloatArray) -> NDArray[np.bool_]:
         return found
     filled, _ = fill_gaps(y)
     steps = np.abs(np.diff(filled, axis=1))
-    rows = np.flatnonzero(steps.max(axis=1) > SPIKE / size * steps.sum(axis=1))
+    # A spike is two of the steps, and nearly all of their sum: most series are done here.
+    rows = np.flatnonzero(steps.max(axis=1) > min(SPIKE / size, 0.2) * steps.sum(axis=1))
     if not len(rows):
         return found
     usual = np.sort(steps[rows], axis=1)[:, : size - 5].mean(axis=1)
