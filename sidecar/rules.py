@@ -31,7 +31,9 @@ def make_rules(
     """
     interval_ms = scrape_interval_ms(found)
     transform = config.transform
-    if transform == "auto":
+    if config.expr:
+        transform = "none"
+    elif transform == "auto":
         transform = "rate" if looks_like_counter(config.metric, found, kind) else "none"
     low, high = config.clip or (None, None)
     floor = 0.0 if transform == "rate" else -np.inf

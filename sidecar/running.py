@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 
 from aiohttp import web
 
-from sidecar.config import SentinelConfig
+from sidecar.config import SentinelConfig, WatchConfig
 from sidecar.errors import RemoteError, SidecarError
 from sidecar.fleet import Fleet
 from sidecar.ingest.checks import DEFAULT_LOOKBACK_DELTA_MS
@@ -26,12 +26,15 @@ from sidecar.learning.schedule import FitQueue
 from sidecar.learning.store import VersionStore
 from sidecar.learning.workers import FitPool
 from sidecar.operating import Operator
+from sidecar.past import SourceReader
 from sidecar.publish.acknowledgements import Acknowledgements
 from sidecar.publish.exposition import Page
 from sidecar.publish.paths import ForecastPaths
 from sidecar.remote.backoff import BackoffSettings, delay_s
+from sidecar.remote.expressions import ExpressionReader
 from sidecar.remote.http import HttpClient, open_session
 from sidecar.remote.probe import ServerFacts, metric_types, probe
+from sidecar.remote.query_reader import QueryApiReader
 from sidecar.remote.reader import RemoteReader
 from sidecar.remote.writer import RemoteWriter, WriterSettings
 from sidecar.series import LabelSet
@@ -39,7 +42,7 @@ from sidecar.serve import admin, query_api, remote_read
 from sidecar.serve.app import build_app
 from sidecar.serve.metrics import Reading, SelfMetrics
 from sidecar.serve.query_api import QueryApi
-from sidecar.serve.readings import of_reader, of_writers
+from sidecar.serve.readings import of_readers, of_writers
 from sidecar.serve.remote_read import RemoteReadServer
 from sidecar.serve.status import count_reasons, count_states, series_facts
 from sidecar.serve.upstream import Upstream
@@ -234,6 +237,7 @@ class Running:
         self._read_client = HttpClient(read, self._session)
         self._write_client = HttpClient(write, self._session)
         self._reader = RemoteReader(self._read_client, path="")
+        self._query_reader = QueryApiReader(self._api)
         folder = self._store.folder / "spool"
         folder.mkdir(parents=True, exist_ok=True)
         self._writers = [
@@ -272,7 +276,7 @@ class Running:
 
     def _gather_fleet(self) -> Fleet:
         ports = Ports(
-            reader=self._reader,
+            reader_for=self._reader_for,
             trainer=self._trainer,
             memory=self._store,
             in_thread=self.in_thread,
@@ -285,6 +289,15 @@ class Running:
         return Fleet(self.config, ports, self._writers, self._paths, self.stopping, self._spawn)
 
     # What the watches ask and tell
+
+    def _reader_for(self, watch: WatchConfig) -> SourceReader:
+        """Remote read; the query API for expressions, and for servers without remote read."""
+        if watch.expr:
+            return ExpressionReader(
+                self._query_reader, watch.expr, watch.output_metric, watch.granularity_ms
+            )
+        served = self._facts is None or self._facts.remote_read is not False
+        return self._reader if served else self._query_reader
 
     def _lookback_delta_ms(self) -> int:
         known = None if self._facts is None else self._facts.lookback_ms
@@ -417,7 +430,7 @@ class Running:
         if hasattr(self, "_site"):
             steps.append(self._site.cleanup)
         if hasattr(self, "_reader"):
-            steps.append(self._reader.close)
+            steps += [self._reader.close, self._query_reader.close]
         if hasattr(self, "_store"):
             steps.append(partial(self.in_thread, self._store.close))
         steps.append(self._session.close)
@@ -444,7 +457,7 @@ class Running:
         limit = self.config.publish.exposition_max_series
         yield Reading("sentinel_exposition_series", {(): gauges})
         yield Reading("sentinel_exposition_limited", {(): float(gauges > limit)})
-        yield from of_reader(self._reader)
+        yield from of_readers([self._reader.stats(), self._query_reader.stats()])
         yield from of_writers(self._writers)
 
 

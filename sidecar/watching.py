@@ -13,7 +13,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -92,12 +92,13 @@ class Ports:
     """What a watch needs of the rest of the house.
 
     Attributes:
+        reader_for: what reads a watch's series, once the server is known.
         kind_of: the type that the server's metadata gives a metric; None where it has none.
         written_until_ms: the newest instant accepted for delivery of some output series.
         note: told of every cycle: instants, series, seconds, error.
     """
 
-    reader: SourceReader
+    reader_for: Callable[[WatchConfig], SourceReader]
     trainer: Trainer
     memory: Memory
     in_thread: InThread
@@ -148,9 +149,6 @@ class Watch:
             self.model.min_instants,
             partial(ports.trainer.ask, config.id),
             ports.now_ms,
-        )
-        self._past = Past(
-            ports.reader, ports.in_thread, config.training_window_ms, self.model.longest_fit
         )
         self._rules: CycleRules | None = None
         self._first_history: SeriesBatch | None = None
@@ -326,7 +324,7 @@ class Watch:
             self.model,
             known,
             instant_ms,
-            self._ports.reader,
+            self._reader,
             self._ports.in_thread,
             self.publisher,
         )
@@ -336,6 +334,20 @@ class Watch:
         self._log(result)
         await self._save()
         return result
+
+    @cached_property
+    def _reader(self) -> SourceReader:
+        """Chosen when first needed: by then it is known what the server serves."""
+        return self._ports.reader_for(self.config)
+
+    @cached_property
+    def _past(self) -> Past:
+        return Past(
+            self._reader,
+            self._ports.in_thread,
+            self.config.training_window_ms,
+            self.model.longest_fit,
+        )
 
     async def _begun(self, instant_ms: int) -> bool:
         """Find the series, read their past, and wait for their first fit; False if there are none.
@@ -417,7 +429,7 @@ class Watch:
         """What the selector matches at present."""
         reach_ms = max(self._ports.lookback_delta_ms(), 3 * self.config.granularity_ms)
         now_ms = self._ports.now_ms()
-        raw = await self._ports.reader.read(
+        raw = await self._reader.read(
             self.config.selector, min(instant_ms, now_ms) - reach_ms, now_ms
         )
         return [one for one in raw if one.timestamps_ms.size]
@@ -425,7 +437,7 @@ class Watch:
     async def _ruled(self, found: Sequence[RawSeries]) -> CycleRules:
         """The rules, with what only the data can tell."""
         kind = None
-        if self.config.transform == "auto":
+        if self.config.transform == "auto" and not self.config.expr:
             kind = await self._ports.kind_of(self.config.metric)
         return make_rules(self.config, found, kind, self._ports.lookback_delta_ms(), self.gate)
 

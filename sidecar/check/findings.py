@@ -106,10 +106,11 @@ def server_findings(config: SentinelConfig, server: ServerView) -> list[Finding]
     found = []
     if facts.remote_read is not True:
         message = (
-            "does not serve remote read: point remote_read.url at a server that does, for Thanos "
-            f"at the Prometheus below it{_words(facts, 'read')}"
+            "does not serve remote read: its query API is read instead, which costs it more; where "
+            "there is a Prometheus below it, as with Thanos, point remote_read.url there"
+            f"{_words(facts, 'read')}"
         )
-        found.append(Finding("error", str(config.read_http()), message))
+        found.append(Finding("warning", str(config.read_http()), message))
     if facts.receiver is not True:
         message = (
             f"does not take remote write: start Prometheus with {_RECEIVER_FLAG}, or point "

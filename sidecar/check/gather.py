@@ -8,12 +8,15 @@ from typing import Final
 from sidecar.check.facts import ServerView, WatchView
 from sidecar.check.findings import external_labels
 from sidecar.config import SentinelConfig, WatchConfig
+from sidecar.cycle import SampleReader
 from sidecar.errors import DataError, RemoteError, Unavailable
 from sidecar.ingest.checks import scrape_interval_ms
 from sidecar.ingest.counters import looks_like_counter
 from sidecar.names import METRIC_NAME
+from sidecar.remote.expressions import ExpressionReader
 from sidecar.remote.http import HttpClient, open_session
 from sidecar.remote.probe import ServerFacts, metric_types, probe
+from sidecar.remote.query_reader import QueryApiReader
 from sidecar.remote.reader import RemoteReader
 
 # Long enough to see a few scrapes of a slow target.
@@ -37,8 +40,6 @@ async def gather(config: SentinelConfig) -> tuple[ServerView, list[WatchView]]:
             )
         except RemoteError as error:
             return ServerView(None, str(error)), []
-        if facts.remote_read is not True:
-            return ServerView(facts), []
         views = [await _view(config, watch, facts, api, read) for watch in config.watches]
         return ServerView(facts), views
 
@@ -50,24 +51,31 @@ async def _view(
     api: HttpClient,
     read: HttpClient,
 ) -> WatchView:
-    reader = RemoteReader(read, path="", external_labels=external_labels(config, facts))
+    by_remote = RemoteReader(read, path="", external_labels=external_labels(config, facts))
+    by_query = QueryApiReader(api)
+    reader: SampleReader = by_remote if facts.remote_read is True else by_query
+    if watch.expr:
+        step_ms = watch.granularity_ms
+        reader = ExpressionReader(by_query, watch.expr, watch.output_metric, step_ms)
     now_ms = int(time.time() * 1000)
     reach_ms = max(_REACH_MS, 3 * watch.granularity_ms)
     try:
         raw = await reader.read(watch.selector, now_ms - reach_ms, now_ms)
-        kind = await _kind(api, watch.metric)
+        kind = None if watch.expr else await _kind(api, watch.metric)
         known = frozenset() if raw else await _metric_names(api)
     except (RemoteError, DataError) as error:
         return WatchView(trouble=str(error))
     finally:
-        await reader.close()
+        await by_remote.close()
+        await by_query.close()
     return WatchView(
         series=tuple(one.labels for one in raw),
         interval_ms=await asyncio.to_thread(scrape_interval_ms, raw),
         kind=kind,
-        counter=await asyncio.to_thread(looks_like_counter, watch.metric, raw, kind),
+        counter=not watch.expr
+        and await asyncio.to_thread(looks_like_counter, watch.metric, raw, kind),
         known_names=known,
-        histograms=len(reader.stats().histogram_series),
+        histograms=len(by_remote.stats().histogram_series),
     )
 
 

@@ -24,12 +24,14 @@ def _source(given: Mapping[str, Any]) -> list[Problem]:
     expr, name, metric = given.get("expr"), given.get("name"), given.get("metric")
     if expr is not None:
         found = [
-            Problem(
-                "expr",
-                "expressions are not served yet: record the expression with a "
-                "recording rule and name the recorded series under 'metric'",
-            )
+            Problem(key, f"goes with 'metric' only: write it into the expression {expr!r}")
+            for key in ("labels", "matchers")
+            if given.get(key)
         ]
+        if given.get("transform") in ("rate", "delta"):
+            found.append(
+                Problem("transform", "goes with 'metric' only: an expression is taken as it is")
+            )
         if metric:
             found.append(Problem("metric", "is given beside 'expr', and only one can hold"))
         if name is None:

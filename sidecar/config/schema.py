@@ -141,8 +141,7 @@ class WatchConfig(Section):
         auto_promote: whether a version that passes the gate serves at once, or waits for
             ``sentinel promote``.
         publish: what the watch publishes where that differs from ``SentinelConfig.publish``.
-        expr, name: a PromQL expression and what to call its result, in place of ``metric``; not
-            served yet.
+        expr, name: a PromQL expression and what to call its result, in place of ``metric``.
     """
 
     metric: values.MetricName = ""
@@ -249,9 +248,12 @@ class WatchConfig(Section):
 
     @cached_property
     def selector(self) -> Selector:
-        """Which series: the name, then ``labels`` by name, then ``matchers`` as written."""
+        """Which series: the name, then ``labels`` by name, then ``matchers`` as written.
+
+        Of an expression, the name that its result is given.
+        """
         equal = (Matcher(name, MatchOp.EQUAL, self.labels[name]) for name in sorted(self.labels))
-        return Selector.of(self.metric, *equal, *map(parse_matcher, self.matchers))
+        return Selector.of(self.output_metric, *equal, *map(parse_matcher, self.matchers))
 
     @property
     def output_metric(self) -> str:
@@ -290,7 +292,13 @@ class WatchConfig(Section):
     def id(self) -> str:
         """16 hex digits that stay the same while the source, horizon, granularity and model do."""
         matchers = sorted(str(matcher) for matcher in self.selector.matchers)
-        parts = [*matchers, str(self.horizon_ms), str(self.granularity_ms), self.model_name]
+        parts = [
+            *matchers,
+            *([self.expr] if self.expr else []),
+            str(self.horizon_ms),
+            str(self.granularity_ms),
+            self.model_name,
+        ]
         digest = blake2b(digest_size=8)
         for part in (one.encode("utf-8", "surrogatepass") for one in parts):
             digest.update(len(part).to_bytes(4, "big") + part)

@@ -172,8 +172,8 @@ def _metric(value: object) -> str:
         raise BadValue(f"{value!r} is a selector: {_as_settings(value)}")
     if "(" in value:
         raise BadValue(
-            f"{value!r} is an expression, and metric takes one name: record it with a recording "
-            "rule and name the recorded series here"
+            f"{value!r} is an expression, and metric takes one name: write it under 'expr', with "
+            "a 'name' for its result"
         )
     if value and not PLAIN_METRIC.fullmatch(value):
         raise BadValue(

@@ -4,20 +4,21 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from sidecar.names import DropReason, Refusal
-from sidecar.remote.reader import RemoteReader
+from sidecar.remote.reader import ReaderStats
 from sidecar.remote.writer import RemoteWriter, WriterState
 from sidecar.serve.metrics import Reading
 
 
-def of_reader(reader: RemoteReader) -> Iterable[Reading]:
-    stats = reader.stats()
-    results = dict.fromkeys(("ok", "unavailable", "rejected", "over_budget"), 0)
-    results.update(stats.requests)
+def of_readers(stats: Sequence[ReaderStats]) -> Iterable[Reading]:
+    """Totals over all readers."""
+    results = Counter(dict.fromkeys(("ok", "unavailable", "rejected", "over_budget"), 0))
+    for one in stats:
+        results.update(one.requests)
     yield Reading(
         "sentinel_remote_read_requests_total", {(result,): n for result, n in results.items()}
     )
-    yield Reading("sentinel_remote_read_samples_total", {(): stats.samples})
-    yield Reading("sentinel_remote_read_bytes_total", {(): stats.bytes})
+    yield Reading("sentinel_remote_read_samples_total", {(): sum(one.samples for one in stats)})
+    yield Reading("sentinel_remote_read_bytes_total", {(): sum(one.bytes for one in stats)})
 
 
 def of_writers(writers: Sequence[RemoteWriter]) -> Iterable[Reading]:

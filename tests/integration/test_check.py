@@ -115,6 +115,7 @@ async def test_a_server_without_remote_read_is_named() -> None:
     async with RealVictoriaMetrics() as server:
         report = await checked(SentinelConfig(server.url, watches=[WatchConfig("x")]))
     [finding] = report.findings
+    assert finding.level == "warning"
     assert "does not serve remote read" in finding.message
 
 
