@@ -67,6 +67,7 @@ class Committer:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._spool: Spool | None = None
         self._tally = Tally()
+        self._closed = False
         self._said_full_at = -math.inf
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._opened: Future[None] = Future()
@@ -96,12 +97,15 @@ class Committer:
         Raises:
             StoreError: it could not be committed, and nothing of it was.
         """
+        if self._closed:
+            raise StoreError(f"spool {self.path} is closed")
         future: Future[object] = Future()
         self._jobs.put(_Job(operation, future))
         return cast(T, await asyncio.shield(asyncio.wrap_future(future)))
 
     async def close(self) -> None:
         """Commit what is waiting, close the file, end the thread."""
+        self._closed = True
         self._jobs.put(None)
         await asyncio.to_thread(self._thread.join)
 
@@ -115,8 +119,13 @@ class Committer:
         ended = False
         while not ended:
             batch, ended = self._collect()
-            self._commit_together(batch)
-        self._spool.close()
+            try:
+                self._commit_together(batch)
+            except BaseException as error:  # noqa: BLE001 - nobody may wait for ever
+                for job in batch:
+                    if not job.future.done():
+                        job.future.set_exception(error)
+        self._discard()
 
     def _collect(self) -> tuple[list[_Job], bool]:
         """Wait for a job, then take all that are there; True where the end was among them."""

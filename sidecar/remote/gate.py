@@ -59,7 +59,11 @@ class Timing:
 
 
 class Gate:
-    """Lets writes through, or holds them and finds out when it may let them through again."""
+    """Lets writes through, or holds them and finds out when it may let them through again.
+
+    Attributes:
+        has_failed: whether the newest empty request got no answer.
+    """
 
     def __init__(
         self,
@@ -76,6 +80,7 @@ class Gate:
         self._asking = asyncio.Lock()
         self._held_by: Rejected | None = None
         self._answers_without_date = False
+        self.has_failed = False
         self._said: WriterState | None = None
 
     @property
@@ -163,8 +168,10 @@ class Gate:
                 self._held_by = None if error.status in DATA_ERRORS else error
             self._answers_without_date = not self._clock.known
         except RemoteError as error:
+            self.has_failed = True
             log.debug("%s: %s", self._transport.where, error)
         else:
+            self.has_failed = False
             self._held_by = None
             self._answers_without_date = not self._clock.known
 

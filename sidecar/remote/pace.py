@@ -40,6 +40,11 @@ class Pace:
         since = self._failing_since
         return since is not None and self._timing.monotonic_s() - since > _OUTAGE_S
 
+    @property
+    def failing(self) -> bool:
+        """Whether the newest request was not delivered."""
+        return self._failing_since is not None
+
     def slow_start(self) -> None:
         self._gap_s = _FIRST_GAP_S
 

@@ -2,14 +2,15 @@
 
 A long range is read in slices of time, each of about as many samples as the limits say. A reply is
 used whole or not at all: what is truncated, corrupt or broken off is thrown away and read again.
-Decoding happens in threads, piece by piece as the reply arrives.
+Decoding happens in threads, piece by piece as the reply arrives. Small reads that wait at the same
+time share a request: 500 watches due at once cost a few requests, a twentieth of the time.
 """
 
 import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,10 +18,11 @@ from typing import Final, ParamSpec, TypeVar
 
 from sidecar.errors import Rejected, RemoteError, Unavailable, WireError
 from sidecar.remote.backoff import A_FEW, BackoffSettings
+from sidecar.remote.batches import Batches
 from sidecar.remote.http import HttpClient, StreamedReply
 from sidecar.remote.sliced import Budget, Found, ReadLimits, SlicedReader, TooMuch
 from sidecar.remote.turns import ReadTurns
-from sidecar.series import LabelSet, Selector
+from sidecar.series import LabelSet, RawSeries, Selector
 from sidecar.wire import snappy
 from sidecar.wire.chunks import ChunkDecoder, ChunkedReply
 from sidecar.wire.frames import FrameSplitter
@@ -41,6 +43,8 @@ _HEADERS: Final = {
 }
 _PIECE_BYTES: Final = 1024 * 1024
 _NAMED_AT_MOST: Final = 20
+_SMALL_SPAN_MS: Final = 600_000
+_SMALL_SAMPLES: Final = 5_000
 
 
 @dataclass(frozen=True)
@@ -99,11 +103,13 @@ class RemoteReader(SlicedReader):
         self._accept_chunks, self._verify_crc = accept_chunks, verify_crc
         self._monotonic_s = monotonic_s
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._batches = Batches(self._request_small, lambda query: query.selector)
         self._as_samples: set[Selector] = set()
         self._results: Counter[str] = Counter()
         self._stats = ReaderStats()
 
     async def close(self) -> None:
+        await self._batches.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def stats(self) -> ReaderStats:
@@ -115,17 +121,43 @@ class RemoteReader(SlicedReader):
         )
 
     async def _read(self, query: ReadQuery, budget: Budget) -> Found:
-        """One request, whole."""
+        """One whole reply: with others in one request where it is small."""
+        if not self._is_small(query):
+            return (await self._request([query], budget))[0]
+        found = await self._batches.ask(query)
+        budget.check(found.bytes, found.samples, len(found.series))
+        return found
+
+    def _is_small(self, query: ReadQuery) -> bool:
+        """Few samples by all that is known, as the new ones of a watch in each cycle."""
+        if not self._accept_chunks or query.selector in self._as_samples:
+            return False
+        span_ms = query.end_ms - query.start_ms + 1
+        density = self._densities.get(str(query.selector))
+        if density is None:
+            return span_ms <= _SMALL_SPAN_MS
+        return density * span_ms <= _SMALL_SAMPLES
+
+    async def _request_small(self, queries: Sequence[ReadQuery]) -> list[Found]:
+        """One request for several queries; each looks at its own number of series afterwards."""
+        limits = self._limits
+        together = replace(limits, max_series=limits.max_series * len(queries))
+        return await self._request(queries, Budget(queries[0].selector, together))
+
+    async def _request(self, queries: Sequence[ReadQuery], budget: Budget) -> list[Found]:
+        """One request, its reply whole; for each query what was found."""
         result = "over_budget"
         try:
             async with self._turns.turn():
-                found = await self._ask(query, budget)
+                found = await self._ask(queries, budget)
             result = "ok"
             return found
         except WireError as error:
             result = "unavailable"
             where = self._client.settings.display_url + self._path
-            raise Unavailable(f"{where}: reply discarded, {query.selector}: {error}") from error
+            raise Unavailable(
+                f"{where}: reply discarded, {_named(queries)}: {error}", status=200
+            ) from error
         except RemoteError as error:
             result = "unavailable" if isinstance(error, Unavailable) else "rejected"
             if error.status == 400 and "exceeded sample limit" in str(error):
@@ -134,23 +166,27 @@ class RemoteReader(SlicedReader):
         finally:
             self._results[result] += 1
 
-    async def _ask(self, query: ReadQuery, budget: Budget) -> Found:
-        if self._accept_chunks and query.selector not in self._as_samples:
-            found = await self._post(query, budget, accept_chunks=True)
+    async def _ask(self, queries: Sequence[ReadQuery], budget: Budget) -> list[Found]:
+        if self._accept_chunks and self._as_samples.isdisjoint(q.selector for q in queries):
+            found = await self._post(queries, budget, accept_chunks=True)
             if found is not None:
                 return found
+            if len(queries) > 1:
+                raise WireError("chunks of a kind unknown to us")  # each by itself says whose
             log.warning(
-                "%s: chunks of a kind unknown to us, read as SAMPLES from now on", query.selector
+                "%s: chunks of a kind unknown to us, read as SAMPLES from now on", _named(queries)
             )
-            self._as_samples.add(query.selector)
-        found = await self._post(query, budget, accept_chunks=False)
+            self._as_samples.add(queries[0].selector)
+        found = await self._post(queries, budget, accept_chunks=False)
         if found is None:
-            raise Rejected(f"{query.selector}: unknown chunks although SAMPLES were asked for")
+            raise Rejected(f"{_named(queries)}: unknown chunks although SAMPLES were asked for")
         return found
 
-    async def _post(self, query: ReadQuery, budget: Budget, *, accept_chunks: bool) -> Found | None:
+    async def _post(
+        self, queries: Sequence[ReadQuery], budget: Budget, *, accept_chunks: bool
+    ) -> list[Found] | None:
         """None where there are chunks that we cannot read."""
-        body = snappy.compress(encode_read_request([query], accept_chunks=accept_chunks))
+        body = snappy.compress(encode_read_request(queries, accept_chunks=accept_chunks))
         sent_at = self._monotonic_s()
         async with self._client.stream(
             self._path, body=body, headers=_HEADERS, deadline_s=self._limits.deadline_s
@@ -158,19 +194,19 @@ class RemoteReader(SlicedReader):
             self._turns.observe(self._monotonic_s() - sent_at)
             kind = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
             if kind == "application/x-streamed-protobuf":
-                return await self._chunked(reply, query, budget)
+                return await self._chunked(reply, queries, budget)
             if kind == "application/x-protobuf":
-                return await self._sampled(reply, query, budget)
+                return await self._sampled(reply, queries, budget)
         raise Rejected(
             f"{self._client.settings.display_url}{self._path}: answered {kind!r}, which is no "
             "remote read reply: is this the URL of a remote read endpoint?"
         )
 
     async def _chunked(
-        self, reply: StreamedReply, query: ReadQuery, budget: Budget
-    ) -> Found | None:
+        self, reply: StreamedReply, queries: Sequence[ReadQuery], budget: Budget
+    ) -> list[Found] | None:
         """Decode in a thread while the next piece arrives."""
-        splitter, decoder = FrameSplitter(verify_crc=self._verify_crc), ChunkDecoder([query])
+        splitter, decoder = FrameSplitter(verify_crc=self._verify_crc), ChunkDecoder(queries)
         decoding: asyncio.Future[None] | None = None
         size = 0
         try:
@@ -190,11 +226,11 @@ class RemoteReader(SlicedReader):
         budget.check(size, decoder.samples, decoder.series)
         whole: ChunkedReply = await self._in_thread(decoder.finish)
         self._note(whole, size, whole.histogram_chunks)
-        if whole.unknown_chunk_types:
-            return None
-        return Found(whole.series[0], whole.samples, size)
+        return None if whole.unknown_chunk_types else _found(whole.series, size)
 
-    async def _sampled(self, reply: StreamedReply, query: ReadQuery, budget: Budget) -> Found:
+    async def _sampled(
+        self, reply: StreamedReply, queries: Sequence[ReadQuery], budget: Budget
+    ) -> list[Found]:
         pieces, size = [], 0
         async for piece in reply.chunks:
             pieces.append(piece)
@@ -207,12 +243,12 @@ class RemoteReader(SlicedReader):
             raise TooMuch(f"{length} bytes in one slice")
 
         def decode() -> SampledReply:
-            return decode_sampled_reply(snappy.decompress(body, length), [query])
+            return decode_sampled_reply(snappy.decompress(body, length), queries)
 
         whole = await self._in_thread(decode)
-        budget.check(length, whole.samples, len(whole.series[0]))
+        budget.check(length, whole.samples, sum(map(len, whole.series)))
         self._note(whole, size, 0)
-        return Found(whole.series[0], whole.samples, length)
+        return _found(whole.series, length)
 
     def _in_thread(
         self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
@@ -233,6 +269,21 @@ class RemoteReader(SlicedReader):
             histogram_chunks=stats.histogram_chunks + histogram_chunks,
             histogram_series=tuple(named)[:_NAMED_AT_MOST],
         )
+
+
+def _found(results: Sequence[list[RawSeries]], size: int) -> list[Found]:
+    """For each query; the reply's bytes are shared out by samples."""
+    samples = [sum(len(one.timestamps_ms) for one in series) for series in results]
+    total = max(sum(samples), 1)
+    return [
+        Found(series, count, size * count // total)
+        for series, count in zip(results, samples, strict=True)
+    ]
+
+
+def _named(queries: Sequence[ReadQuery]) -> str:
+    more = f" and {len(queries) - 1} more" if len(queries) > 1 else ""
+    return f"{queries[0].selector}{more}"
 
 
 async def gathered(chunks: AsyncIterator[bytes], at_least: int) -> AsyncIterator[bytes]:

@@ -14,7 +14,6 @@ Nothing here is aware of threads or time: one thread owns a ``Spool`` and calls 
 ``begin`` and ``commit``.
 """
 
-import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,39 +23,14 @@ from typing import Final
 from sidecar.errors import StoreError
 from sidecar.names import DropReason
 from sidecar.remote import blobs
+from sidecar.remote.spool_file import PAGE_BYTES, Disk, SpoolUnusable, as_store_error, connect
 from sidecar.series import LabelSet
 
+__all__ = ["Loose", "Request", "SavedMark", "Spool", "SpoolUnusable", "Tally", "as_store_error"]
+
 _FORMAT: Final = 1
-_SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS fact (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS tally (name TEXT PRIMARY KEY, samples INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS request (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    shard INTEGER NOT NULL,
-    timestamp_ms INTEGER NOT NULL,
-    sealed INTEGER NOT NULL,
-    samples INTEGER NOT NULL,
-    bytes INTEGER NOT NULL,
-    body BLOB NOT NULL
-);
-CREATE INDEX IF NOT EXISTS request_by_age ON request (shard, timestamp_ms, sealed DESC, id);
-CREATE TABLE IF NOT EXISTS lineup (id INTEGER PRIMARY KEY AUTOINCREMENT, members BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS mark (
-    lineup INTEGER PRIMARY KEY,
-    high_water_ms INTEGER NOT NULL,
-    each_ms BLOB
-);
-CREATE TABLE IF NOT EXISTS quarantine (
-    labels TEXT PRIMARY KEY,
-    until_ms INTEGER NOT NULL,
-    pauses INTEGER NOT NULL
-) WITHOUT ROWID;
-"""
 _DROPPED: Final = "dropped:"
-_PAGE_BYTES: Final = 4096
-_LOG_PAGES: Final = 256
 _SLACK_MARGIN: Final = 128 * 1024
-_RESERVE_BYTES: Final = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +110,10 @@ class Spool:
         self._busy: set[int] = set()
         self._undo: list[Callable[[], None]] = []
         try:
-            self._db = _connect(path)
+            self._db = connect(path)
         except sqlite3.Error as error:
             raise as_store_error(path, error) from error
-        self._disk = _Disk(path)
+        self._disk = Disk(path)
         try:
             self.shards = self._settle_shards(shards)
             self.tally = self._count()
@@ -358,7 +332,7 @@ class Spool:
         if self.path is None or self._disk.has_room():
             return
         [free_pages] = self._db.execute("PRAGMA freelist_count").fetchone()
-        missing = new_bytes + _SLACK_MARGIN - free_pages * _PAGE_BYTES
+        missing = new_bytes + _SLACK_MARGIN - free_pages * PAGE_BYTES
         if missing > 0:
             self.make_room(missing)
 
@@ -367,8 +341,8 @@ class Spool:
         if self.path is None:
             return
         [free_pages] = self._db.execute("PRAGMA freelist_count").fetchone()
-        wanted = min(self._slack_bytes, self._disk.spare_bytes() // 4) - free_pages * _PAGE_BYTES
-        if wanted < _PAGE_BYTES:
+        wanted = min(self._slack_bytes, self._disk.spare_bytes() // 4) - free_pages * PAGE_BYTES
+        if wanted < PAGE_BYTES:
             return
         self._db.execute("BEGIN IMMEDIATE")
         self._db.execute("CREATE TABLE slack (filling BLOB)")
@@ -541,72 +515,6 @@ class Spool:
         )
         self._db.execute("COMMIT")
         return int(shards)
-
-
-class _Disk:
-    """How much of the disk is left to others and to us."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._folder = path.parent if path else None
-
-    def has_room(self) -> bool:
-        """Whether more than a reserve is free: 16 MiB, or a quarter of a small disk."""
-        return self.spare_bytes() > 0
-
-    def spare_bytes(self) -> int:
-        """What is free beyond the reserve."""
-        if self._folder is None:
-            return 2**62
-        try:
-            disk = os.statvfs(self._folder)
-        except OSError:  # the folder is gone: nobody can say
-            return 0
-        reserve = min(_RESERVE_BYTES, disk.f_blocks * disk.f_frsize // 4)
-        return max(disk.f_bavail * disk.f_frsize - reserve, 0)
-
-
-class SpoolUnusable(StoreError):
-    """The disk does not take or give what it should; ``kind`` says what may help."""
-
-    def __init__(self, message: str, kind: str) -> None:
-        self.kind = kind
-        super().__init__(message)
-
-
-def as_store_error(path: Path | None, error: sqlite3.Error) -> SpoolUnusable:
-    """``kind``: full (make room), locked (another process), corrupt (set aside), io (reopen)."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    kind = {
-        sqlite3.SQLITE_FULL: "full",
-        sqlite3.SQLITE_BUSY: "locked",
-        sqlite3.SQLITE_LOCKED: "locked",
-        sqlite3.SQLITE_CORRUPT: "corrupt",
-        sqlite3.SQLITE_NOTADB: "corrupt",
-    }.get(code, "io")
-    return SpoolUnusable(f"{path or 'spool in memory'}: {error}", kind)
-
-
-def _connect(path: Path | None) -> sqlite3.Connection:
-    db = sqlite3.connect(
-        ":memory:" if path is None else path,
-        isolation_level=None,
-        check_same_thread=False,
-        timeout=1.0,
-    )
-    try:
-        # Exclusive: a second process is refused, and the index of the log lives in the heap
-        # rather than in a mapped file, which on a full disk would end the process by SIGBUS.
-        db.execute("PRAGMA locking_mode = EXCLUSIVE")
-        db.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
-        db.execute(f"PRAGMA journal_size_limit = {_LOG_PAGES * _PAGE_BYTES}")
-        db.executescript(_SCHEMA)
-    except sqlite3.Error:
-        db.close()
-        raise
-    return db
 
 
 def _named(tally: Tally) -> dict[str, int]:

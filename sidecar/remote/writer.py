@@ -189,7 +189,7 @@ class RemoteWriter:
         self._tasks: list[asyncio.Task[None]] = []
         self._refused: Counter[Refusal] = Counter()
         self._highest_ms: int | None = None
-        self._idle = asyncio.Event()
+        self._said_dropped: Mapping[DropReason, int] = {}
 
     async def start(self) -> None:
         """Open the spool and begin to deliver what an earlier process left in it.
@@ -200,6 +200,7 @@ class RemoteWriter:
         await self._committer.start()
         assert self._book is not None
         waiting = self._committer.tally
+        self._said_dropped = waiting.dropped
         if waiting.pending:
             log.info(
                 "%s: %d samples wait in the spool since the last run",
@@ -221,8 +222,7 @@ class RemoteWriter:
         """
         if not self._tasks:
             return
-        if self.state is WriterState.OK:
-            await self.drained(deadline_s)
+        await self.drained(deadline_s)
         for task in self._tasks:
             task.cancel()
         ended = await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -282,14 +282,20 @@ class RemoteWriter:
         return None if self._book is None else self._book.get(labels)
 
     async def drained(self, timeout_s: float) -> bool:
-        """Wait until nothing is pending; False where the time is over or the receiver is."""
+        """Wait until nothing is pending; False where the time is over or the receiver away."""
         deadline = self._timing.monotonic_s() + timeout_s
         while self._committer.tally.pending:
             left = deadline - self._timing.monotonic_s()
-            if left <= 0 or self.state is not WriterState.OK:
+            if left <= 0 or not self._is_hopeful():
                 return False
             await self._timing.sleep(min(0.02, left))
         return True
+
+    def _is_hopeful(self) -> bool:
+        """Whether what is pending may be delivered within seconds."""
+        if self._gate.state is WriterState.CONNECTING:
+            return not self._gate.has_failed
+        return self.state is WriterState.OK and not self._pace.failing
 
     @property
     def state(self) -> WriterState:
@@ -389,6 +395,16 @@ class RemoteWriter:
                 await self._committer.run(partial(self._tidy, self._road.now_ms()))
             except StoreError as error:
                 log.warning("%s: %s", self._transport.where, error)
+            self._say_losses()
+
+    def _say_losses(self) -> None:
+        """One line for what was given up since the last look."""
+        dropped = self._committer.tally.dropped
+        lost = {r: n - self._said_dropped.get(r, 0) for r, n in dropped.items()}
+        self._said_dropped = dict(dropped)
+        named = ", ".join(f"{reason} {count}" for reason, count in lost.items() if count > 0)
+        if named:
+            log.warning("%s: samples given up: %s", self._transport.where, named)
 
     def _tidy(self, now_ms: int, spool: Spool) -> None:
         """Give up what is too old, and forget marks that the age limit stands in for."""

@@ -480,3 +480,28 @@ async def test_the_event_loop_stays_free_while_17_million_samples_are_read(
         await client.close()
     # CPU time of the loop's thread, not wall time: whatever else this machine does.
     assert max(spent) < 0.050
+
+
+async def test_small_reads_that_wait_together_share_requests_and_not_their_troubles() -> None:
+    async with FakePrometheus() as fake:
+        for i in range(300):
+            fake.load(named(f"m{i}", 0), [START, START + 1000], [float(i), i + 0.5])
+        for i in range(50):
+            fake.load(named("many", i), [START], [1.0])
+        client = HttpClient(HttpSettings(fake.url))
+        reader = RemoteReader(client, retry=QUICK, limits=ReadLimits(max_series=20))
+
+        async def read(name: str) -> list[RawSeries]:
+            return await reader.read(Selector.of(name), START, START + 60_000)
+
+        names = [f"m{i}" for i in range(300)]
+        found = await asyncio.gather(
+            *(read(name) for name in [*names, "many"]), return_exceptions=True
+        )
+        await reader.close()
+        await client.close()
+    assert isinstance(found[-1], DataError)
+    for i, one in enumerate(found[:-1]):
+        assert isinstance(one, list)
+        assert [(s.labels, s.values.tolist()) for s in one] == [(named(f"m{i}", 0), [i, i + 0.5])]
+    assert len(fake.seen) <= 8
