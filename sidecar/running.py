@@ -143,6 +143,10 @@ class Running:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self.config.withdraw_on_shutdown:
+            await asyncio.gather(
+                *(watch.leave(for_good=True) for watch in self.watches), return_exceptions=True
+            )
         await self._close()
 
     async def run(self) -> None:
@@ -233,15 +237,25 @@ class Running:
         read = config.remote_read.settings(base + "/api/v1/read", timeout_s)
         write = config.remote_write.settings(base + "/api/v1/write", timeout_s)
         self._api = HttpClient(replace(read, url=base), self._session)
-        self._upstream = Upstream(replace(read, url=base), self._session)
+        self._upstream = Upstream(replace(read, url=base))  # dashboards do not queue with cycles
         self._read_client = HttpClient(read, self._session)
         self._write_client = HttpClient(write, self._session)
-        self._reader = RemoteReader(self._read_client, path="")
+        self._reader = RemoteReader(
+            self._read_client, path="", verify_crc=config.remote_read.verify_crc
+        )
         self._query_reader = QueryApiReader(self._api)
         folder = self._store.folder / "spool"
         folder.mkdir(parents=True, exist_ok=True)
         self._writers = [
-            RemoteWriter(self._write_client, folder / "prometheus.sqlite", WriterSettings(path=""))
+            RemoteWriter(
+                self._write_client,
+                folder / "prometheus.sqlite",
+                WriterSettings(
+                    path="",
+                    protocol=config.remote_write.protocol,
+                    on_client_error=config.remote_write.on_client_error,
+                ),
+            )
         ]
 
     async def _listen(self) -> web.AppRunner:
@@ -430,7 +444,7 @@ class Running:
         if hasattr(self, "_site"):
             steps.append(self._site.cleanup)
         if hasattr(self, "_reader"):
-            steps += [self._reader.close, self._query_reader.close]
+            steps += [self._reader.close, self._query_reader.close, self._upstream.close]
         if hasattr(self, "_store"):
             steps.append(partial(self.in_thread, self._store.close))
         steps.append(self._session.close)

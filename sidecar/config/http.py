@@ -218,9 +218,26 @@ class HttpConfig(Section):
 
 @section
 class RemoteReadConfig(HttpConfig):
-    """Where series are read from; by default ``/api/v1/read`` of ``prometheus_url``."""
+    """Where series are read from; by default ``/api/v1/read`` of ``prometheus_url``.
+
+    Attributes:
+        verify_crc: check the CRC-32C of every frame of a streamed reply.
+    """
+
+    _: KW_ONLY
+    verify_crc: bool = False
 
 
 @section
 class RemoteWriteConfig(HttpConfig):
-    """Where predictions are written to; by default ``/api/v1/write`` of ``prometheus_url``."""
+    """Where predictions are written to; by default ``/api/v1/write`` of ``prometheus_url``.
+
+    Attributes:
+        protocol: of remote write: ``1.0``, ``2.0``, or ``auto``: 2.0 where the server takes it.
+        on_client_error: what a 401, 403, 404 or 405 does: ``hold`` everything until it is mended,
+            or ``drop`` the request.
+    """
+
+    _: KW_ONLY
+    protocol: Literal["1.0", "2.0", "auto"] = "1.0"
+    on_client_error: Literal["hold", "drop"] = "hold"

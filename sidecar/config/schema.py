@@ -332,6 +332,7 @@ class SentinelConfig(Section):
         train_timeout: how long one batch of fits may take before its worker is killed.
         enable_admin_api: whether ``/api/v1/models/...`` and ``/-/reload`` take orders.
         log_format: ``text`` or ``json``.
+        withdraw_on_shutdown: whether outputs end with stale markers when Sentinel stops.
         external_labels: what the server adds to its series on remote read, taken off again; None
             asks the server.
         remote_read, remote_write: how to reach the two ends where that differs from
@@ -352,6 +353,7 @@ class SentinelConfig(Section):
     train_timeout: values.Duration = "5m"
     enable_admin_api: bool = False
     log_format: Literal["text", "json"] = "text"
+    withdraw_on_shutdown: bool = False
     external_labels: values.Labels | None = None
     remote_read: RemoteReadConfig = field(default_factory=RemoteReadConfig)
     remote_write: RemoteWriteConfig = field(default_factory=RemoteWriteConfig)

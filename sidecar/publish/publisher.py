@@ -19,7 +19,7 @@ from sidecar.publish.outputs import (
     output_labels,
     plan_outputs,
 )
-from sidecar.publish.paths import ForecastPaths, OutputPaths
+from sidecar.publish.paths import ForecastPaths, OutputPaths, Staged
 from sidecar.remote.writer import WriteBlock
 from sidecar.series import Forecast, LabelSet, index_by_labels
 
@@ -119,7 +119,7 @@ class WatchPublisher:
         before = self._plans
         prepared = await in_thread(self._prepare, found)
         self._plans, self.page = prepared.plans, prepared.page
-        self._paths.replace(self._watch_id, prepared.paths)
+        self._paths.commit(prepared.paths)
         instant_ms = found.outcomes[-1].instant_ms
         ended = [*prepared.ended, *_superseded(before, prepared.plans)]
         results = await asyncio.gather(
@@ -204,7 +204,8 @@ class WatchPublisher:
             if gauges <= self._gauge_limit
             else Page({}, gauges)
         )
-        return Prepared(plans, blocks, tuple(ended), page, _paths(plans, forecast))
+        staged = self._paths.stage(self._watch_id, _paths(plans, forecast))
+        return Prepared(plans, blocks, tuple(ended), page, staged)
 
     def _planned(self, found: Publication) -> Plans:
         versions = tuple(found.versions.tolist())
@@ -234,7 +235,7 @@ class Prepared:
     blocks: list[WriteBlock]
     ended: tuple[LabelSet, ...]
     page: Page
-    paths: list[OutputPaths]
+    paths: Staged
 
 
 def _paths(plans: Plans, forecast: Forecast) -> list[OutputPaths]:
