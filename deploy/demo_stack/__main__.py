@@ -68,6 +68,8 @@ def _start(stack: Stack, console: Console) -> None:
         )
         words = (version.stdout + version.stderr).split()
         note(f"{words[2]} on {stack.prometheus_url}")
+    with checklist.step("first scrapes"):
+        stack.let_it_scrape()
     began = time.monotonic()
     with checklist.step("sidecar") as note:
         stack.start_sidecar()

@@ -18,6 +18,8 @@ from deploy.demo_stack.processes import Child, ChildDied, choose_port, stop_all
 EXAMPLE_CONFIG: Final = Path(__file__).resolve().parents[1] / "sentinel.example.yml"
 HISTORY_S: Final = 6 * 3600.0
 SCRAPE_S: Final = 5
+# The watches' granularity, query offset and spread; the sidecar needs some of it to start.
+FIRST_INSTANT_S: Final = 15 + 10 + 3.75 - 3
 # The target's labels, fixed, so that history and scrapes are the same series whatever the port.
 TARGET_LABELS: Final = {"job": "shop", "instance": "shop-1"}
 _NODE_EXPORTERS: Final = ("prometheus-node-exporter", "node_exporter")
@@ -47,6 +49,7 @@ class Stack:
         self.ports = Ports.choose()
         self.folder = Path(tempfile.mkdtemp(prefix="sentinel-demo-"))
         self.epoch_s = time.time() - HISTORY_S
+        self.history_end_s = time.time()
         self.children: list[Child] = []
 
     @property
@@ -81,14 +84,25 @@ class Stack:
 
     def make_history(self) -> int:
         """Blocks up to now, for a Prometheus that starts right after; how many samples."""
+        self.history_end_s = time.time()
         return write_history(
             self.folder / "prometheus",
             signals(self.epoch_s),
             TARGET_LABELS,
             start_s=self.epoch_s,
-            end_s=time.time(),
+            end_s=self.history_end_s,
             every_s=SCRAPE_S,
         )
+
+    def let_it_scrape(self) -> None:
+        """Until an instant has closed that lies behind the history's end.
+
+        What is stamped before the end of a block cannot be written, so an earlier start would only
+        have its first samples refused.
+        """
+        while time.time() < self.history_end_s + FIRST_INSTANT_S:
+            self.check()
+            time.sleep(0.2)
 
     def start_exporters(self) -> bool:
         """The load generator, and a node-exporter where there is one; whether there is."""
