@@ -14,17 +14,20 @@ import urllib.parse
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress as ProgressBar
 from rich.progress import TaskID
 from rich.table import Table
 
 from sidecar.config import SentinelConfig, WatchConfig, load
 from sidecar.errors import ConfigError, SidecarError
+from sidecar.names import EXPECTED, LOWER, UPPER
 from sidecar.running import Progress
 from sidecar.sentinel import Sentinel
 from sidecar.serve.metrics import program_version
@@ -64,6 +67,11 @@ def _parser() -> argparse.ArgumentParser:
         ("check", _check, "validate the configuration against the real Prometheus"),
         ("once", _once, "one cycle of every watch, then exit"),
         ("status", _status, "what a running sidecar knows of each series"),
+        (
+            "remote-read-config",
+            _remote_read_config,
+            "the remote_read block that shows Prometheus the future",
+        ),
     ):
         command = commands.add_parser(name, help=about, description=about)
         command.set_defaults(command=function)
@@ -177,6 +185,20 @@ def _check(config: SentinelConfig, _: argparse.Namespace) -> int:
     return asyncio.run(run_check(config, Console()))
 
 
+def _remote_read_config(config: SentinelConfig, _: argparse.Namespace) -> int:
+    """Print the block; it needs only the configuration, and names the metrics it will write."""
+    from sidecar.serve.remote_read import remote_read_config
+
+    metrics = [
+        watch.output_metric + suffix
+        for watch in config.watches
+        for suffix in (EXPECTED, EXPECTED + LOWER, EXPECTED + UPPER)
+    ]
+    url = f"http://{_reachable(config.emitter_host)}:{config.emitter_port}"
+    print(remote_read_config(url, metrics), end="")
+    return EXIT_OK
+
+
 _ORDERS: Final = {
     "retrain": "fit series anew now, before all others",
     "rollback": "serve an earlier version again, and pin it",
@@ -185,6 +207,7 @@ _ORDERS: Final = {
     "unpin": "let series be fitted on their own again",
     "versions": "what is kept of series, and which version serves",
     "audit": "who changed what of series, and why",
+    "explain": "why series are forecast as they are, or why not",
 }
 
 
@@ -196,6 +219,8 @@ def _order(config: SentinelConfig, options: argparse.Namespace) -> int:
         answer = _asked(config, f"/api/v1/models/{options.verb}?{query}")
         Console().print_json(json.dumps(answer["data"]))
         return EXIT_OK
+    if options.verb == "explain":
+        return _explain(config, watch)
     order: dict[str, Any] = {"metric": watch.metric, "labels": dict(watch.labels)}
     if getattr(options, "to", None) is not None:
         order["to_version" if options.verb == "rollback" else "version"] = options.to
@@ -210,6 +235,59 @@ def _order(config: SentinelConfig, options: argparse.Namespace) -> int:
     if "error" in answer:
         print(f"sentinel: {answer['error']}", file=sys.stderr)
     return EXIT_OK if answer.get("status") == "success" else EXIT_FAILED
+
+
+def _explain(config: SentinelConfig, watch: WatchConfig) -> int:
+    """Everything that is known of series: state, figures, versions and the newest changes."""
+    query = urllib.parse.urlencode({"metric": watch.metric, **watch.labels})
+    facts = _asked(config, "/api/v1/status")["data"]
+    versions = _asked(config, f"/api/v1/models/versions?{query}")["data"]
+    audit = _asked(config, f"/api/v1/models/audit?{query}&limit=10")["data"]
+    console = Console()
+    shown = 0
+    for series, one in facts.items():
+        labels = one["labels"]
+        if labels.get("__name__") != watch.metric or any(
+            labels.get(name) != value for name, value in watch.labels.items()
+        ):
+            continue
+        shown += 1
+        console.print(f"[bold]{escape(series)}[/bold]: {one['state']}", highlight=False)
+        if one["reason"]:
+            console.print(f"  no fresh prediction: {one['reason']}", highlight=False)
+        console.print(f"  {escape(_figures(one))}", highlight=False)
+        if one["explanation"]:
+            console.print(f"  {escape(one['explanation'])}", highlight=False)
+        for record in (v for v in versions if v["series"] == series):
+            console.print(f"  {escape(_version_line(record))}", highlight=False)
+        for entry in (a for a in audit if a["series"] == series):
+            at = datetime.fromtimestamp(entry["at_ms"] / 1000, UTC).isoformat(timespec="seconds")
+            console.print(
+                f"  {at} {escape(entry['who'])}: {escape(entry['what'])}", highlight=False
+            )
+    if not shown:
+        print(f"sentinel: no watched series matches {watch.selector}", file=sys.stderr)
+    return EXIT_OK if shown else EXIT_FAILED
+
+
+def _figures(one: Mapping[str, Any]) -> str:
+    parts = [f"{one['model']}, {one['horizon']} ahead, {one['active_version'] or 'no version'}"]
+    for key, name in (("drift_mae", "MAE"), ("mase", "MASE"), ("coverage", "coverage")):
+        if one[key] is not None:
+            parts.append(f"{name} {one[key]:.4g}")
+    if one["active_version_mae"] is not None:
+        parts.append(f"its own MAE at the fit {one['active_version_mae']:.4g}")
+    if one["last_train"]:
+        parts.append(f"fitted {one['last_train']}")
+    return "; ".join(parts)
+
+
+def _version_line(record: Mapping[str, Any]) -> str:
+    mae = "" if record["mae"] is None else f", MAE {record['mae']:.4g}"
+    return (
+        f"v{record['version']} {record['status']}: {record['model']} {record['policy']} for "
+        f"{record['cause']}, {record['gate']}{mae}, {record['n_samples']} samples"
+    )
 
 
 def _asked(config: SentinelConfig, path: str, order: Mapping[str, Any] | None = None) -> Any:

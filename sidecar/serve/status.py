@@ -43,6 +43,7 @@ def _of_watch(watch: Watch, rejected: Collection[LabelSet]) -> Iterator[tuple[st
     figures = scores.scores(known.tracker)
     covered = intervals.coverage(known.calibration)
     reasons = reasons_of(watch, rejected)
+    explained = watch.model.explain(known.state)
     filled = np.isfinite(known.recent[:, -watch.config.n_lags :]).mean(axis=1)
     for row, labels in enumerate(known.labels):
         reason = reasons[labels]
@@ -50,6 +51,7 @@ def _of_watch(watch: Watch, rejected: Collection[LabelSet]) -> Iterator[tuple[st
         yield (
             str(labels),
             {
+                "labels": dict(labels.pairs),
                 "watch": watch.watch_id,
                 "ready": reason is None,
                 "state": state_of(
@@ -67,6 +69,7 @@ def _of_watch(watch: Watch, rejected: Collection[LabelSet]) -> Iterator[tuple[st
                 "coverage": _number(covered[row]),
                 "buffer_fill": _number(filled[row]),
                 "last_train": _instant(watch.wishes.last_fit_ms.get(labels.key)),
+                "explanation": explained[row],
                 "last_error": watch.trouble or None,
             },
         )

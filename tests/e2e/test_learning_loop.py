@@ -14,7 +14,7 @@ import pytest
 
 from tests.exporter import FunctionExporter
 from tests.prometheus import Backfill, PrometheusBinary, RealPrometheus
-from tests.sidecar import Sidecar
+from tests.sidecar import Sidecar, sentinel_command
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -127,6 +127,7 @@ async def _rolls_back(sidecar: Sidecar, prometheus: RealPrometheus) -> None:
     await asyncio.sleep(8)  # beyond the cooldown: pinned, it is not fitted again for its drift
     (active,) = [o for o in await listed(sidecar, "versions") if o["status"] == "active"]
     assert active["version"] == 1
+    await _is_explained(sidecar)
     before = await sidecar.self_metrics()
     await sidecar.kill()
     sidecar.start()
@@ -139,3 +140,24 @@ async def _rolls_back(sidecar: Sidecar, prometheus: RealPrometheus) -> None:
     audit = await listed(sidecar, "audit")
     assert {"rollback"} <= {one["what"] for one in audit}
     assert before.total("sentinel_remote_write_samples_dropped_total") == 0
+
+
+async def _is_explained(sidecar: Sidecar) -> None:
+    """The commands of a person who asks the running sidecar."""
+    told = await sentinel(sidecar, "explain", "x")
+    assert "x{" in told
+    assert "v1 active: arima full_retrain for first" in told
+    assert "rollback" in told
+    assert '"status": "active"' in await sentinel(sidecar, "versions", "x")
+    assert "serving" in await sentinel(sidecar, "status")
+    assert "unknown" not in await sentinel(sidecar, "pin", "x")
+
+
+async def sentinel(sidecar: Sidecar, *arguments: str) -> str:
+    command = [*sentinel_command(), *arguments, "-c", str(sidecar.folder / "sentinel.yml")]
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    output, _ = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 0, output.decode()
+    return output.decode()
