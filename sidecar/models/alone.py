@@ -13,7 +13,7 @@ from scipy.optimize import least_squares
 from scipy.signal import lfilter
 
 from sidecar.models.arma import Family, Problem, Replayed, largest_residual
-from sidecar.models.recursion import GROWTH, polynomial
+from sidecar.models.recursion import GROWTH
 from sidecar.series import FloatArray
 
 TOLERANCE = 1e-4  # the share by which a step must lower the cost
@@ -137,8 +137,9 @@ def _follow(
     family: Family, series: Series, values: FloatArray, before: Residuals, limit: float
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """``recursion.follow`` for one series."""
-    d, pad = family.differences, family.pad + family.differences
-    undo = [-float(c) for c in polynomial(d)[1:]]
+    difference = family.difference
+    pad = family.pad + len(difference)
+    undo = [(lag, -float(c)) for lag, c in enumerate(difference) if lag > 0 and c != 0.0]
     ar, ma = before.ar.tolist(), before.ma.tolist()
     start = dict(enumerate(before.c.tolist(), start=series.begin))
     z, x, e = [0.0] * pad, [0.0] * pad, [0.0] * pad
@@ -149,7 +150,7 @@ def _follow(
             x.append(0.0)
             e.append(0.0)
             continue
-        base = sum(c * z[-lag] for lag, c in enumerate(undo, start=1))
+        base = sum(c * z[-lag] for lag, c in undo)
         expected = start.get(t, 0.0)
         expected += sum(c * x[-lag] for lag, c in enumerate(ar, start=1))
         expected += sum(c * e[-lag] for lag, c in enumerate(ma, start=1))

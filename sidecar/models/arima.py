@@ -23,6 +23,7 @@ Settings: see ``ArimaSettings``.
 """
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -30,6 +31,7 @@ from sidecar.models import fitting
 from sidecar.models.arma import Coefficients, Family, Prepared, certain_drift, prepare
 from sidecar.models.contract import ForecastModel, Intervals, State, put, take
 from sidecar.models.numeric import (
+    BoolArray,
     IntArray,
     absorb_new,
     gaussian_intervals,
@@ -41,6 +43,8 @@ from sidecar.series import FloatArray, TimeArray
 
 LARGEST_ORDER = 6
 LARGEST_DIFFERENCE = 2
+Order = Literal["fixed", "auto"]
+ORDERS = ((1, 1), (2, 2), (5, 1))  # (p, q) that ``order: auto`` chooses from
 EDGE = 0.985  # how near to -1 or 1 a partial autocorrelation may come
 
 
@@ -50,6 +54,8 @@ class ArimaSettings:
 
     Attributes:
         p, d, q: orders of the autoregressive part, differencing and moving average.
+        order: ``fixed`` takes p and q as they are; ``auto`` chooses them for each series among
+            (1, 1), (2, 2) and (5, 1) by Akaike's criterion, at the cost of three fits.
         robust: pull back residuals that are out of all proportion before the fit, so that a spike
             leaves little behind; ``false`` is plain least squares.
         level: share of outcomes the prediction interval is to cover.
@@ -61,6 +67,7 @@ class ArimaSettings:
     p: int = 3
     d: int = 1
     q: int = 1
+    order: Order = "fixed"
     robust: bool = True
     level: float = 0.95
 
@@ -72,6 +79,8 @@ class ArimaSettings:
         ):
             if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= largest:
                 raise ValueError(f"{name} is {value!r}, but must be a whole number 0 to {largest}")
+        if self.order not in ("fixed", "auto"):
+            raise ValueError(f"order is {self.order!r}, but must be fixed or auto")
         if not 0.0 < self.level < 1.0:
             raise ValueError(f"level is {self.level!r}, but must lie between 0 and 1, such as 0.95")
 
@@ -97,35 +106,72 @@ class ArimaState(State):
 
 
 class ARIMAModel(ForecastModel[ArimaState]):
-    """ARIMA of one order for all series; see the module's text."""
+    """ARIMA of one order for all series, or of one of a few for each; see the module's text."""
 
     name = "arima"
     state_type = ArimaState
 
     def __init__(
-        self, *, p: int = 3, d: int = 1, q: int = 1, robust: bool = True, level: float = 0.95
+        self,
+        *,
+        p: int = 3,
+        d: int = 1,
+        q: int = 1,
+        order: Order = "fixed",
+        robust: bool = True,
+        level: float = 0.95,
     ) -> None:
-        self.settings = ArimaSettings(p, d, q, robust, level)
-        self._family = family(p, d, q)
+        self.settings = ArimaSettings(p, d, q, order, robust, level)
+        orders = ORDERS if order == "auto" else ((p, q),)
+        self._families = [family(p, d, q) for p, q in orders]
+        self._p, self._q = (max(sizes) for sizes in zip(*orders, strict=True))
 
     @property
     def min_instants(self) -> int:
-        s = self.settings
-        return int(8 + s.d + 2 * (s.p + s.q))
+        largest = max(one.p + one.q for one in self._families)
+        return int(8 + self.settings.d + 2 * largest)
 
     def fit(self, t_ms: TimeArray, y: FloatArray, warm: ArimaState | None = None) -> ArimaState:
-        """As the contract says; ``warm`` is an earlier state of the same series to start from."""
+        """As the contract says; ``warm`` is an earlier state of the same series to start from.
+
+        A warm fit keeps the order that the earlier one chose for a series.
+        """
         y = without_towers(y) if self.settings.robust else y
         state = self._unfitted(len(y))
         enough = np.flatnonzero(np.isfinite(y).sum(axis=1) >= self.min_instants)
         if len(enough) == 0:
             return state
-        start = None if warm is None else _partials(take(warm, enough))
-        prepared = prepare(y[enough])
+        fitted = self._fit(prepare(y[enough]), None if warm is None else take(warm, enough))
+        return put(state, enough, replace(fitted, last_ms=np.full(len(enough), t_ms[-1])))
+
+    def _fit(self, prepared: Prepared, warm: ArimaState | None) -> ArimaState:
+        """The order with the least criterion of Akaike (corrected for few instants)."""
+        state = self._unfitted(len(prepared.offset))
+        least = np.full(len(prepared.offset), np.inf)
         drift = drift_of(prepared, self.settings.d)
-        level = prepared.without_trend(drift, self.settings.d)
-        fitted = fitting.fit(self._family, level, robust=self.settings.robust, warm=start)
-        return put(state, enough, self._state(fitted, prepared, drift, t_ms[-1]))
+        for one in self._families:
+            rows = np.flatnonzero(_may_have(one, warm, len(least), alone=len(self._families) == 1))
+            if len(rows) == 0:
+                continue
+            part = prepared.rows(rows)
+            fitted = fitting.fit(
+                one,
+                part.without_trend(drift[rows], self.settings.d),
+                robust=self.settings.robust,
+                warm=None if warm is None else _partials(one, take(warm, rows)),
+            )
+            criterion = akaike(fitted.cost, part.count, one.p + one.q + 1)
+            better = np.flatnonzero(~(criterion >= least[rows]))
+            least[rows[better]] = criterion[better]
+            found = self._state(one, fitted, part, drift[rows])
+            state = put(state, rows[better], take(found, better))
+        return state
+
+    def finetune(self, state: ArimaState, t_ms: TimeArray, y: FloatArray) -> ArimaState:
+        """A fit of the recent instants that starts from what is known."""
+        recent = self.fit(t_ms, y, warm=state)
+        rows = np.flatnonzero(np.isfinite(recent.sigma))
+        return put(state, rows, take(recent, rows))
 
     def update(self, state: ArimaState, t_ms: TimeArray, y: FloatArray) -> ArimaState:
         return absorb_new(_absorb, state, t_ms, y)
@@ -140,40 +186,75 @@ class ARIMAModel(ForecastModel[ArimaState]):
         deviation = lead_deviation(weights, state.sigma, state.missed)
         return gaussian_intervals(mean, deviation, self.settings.level)
 
+    def explain(self, state: ArimaState) -> list[str]:
+        orders = zip(_order(state.ar), _order(state.ma), np.isfinite(state.sigma), strict=True)
+        return [f"order ({p}, {self.settings.d}, {q})" if ok else "" for p, q, ok in orders]
+
     def _state(
-        self, fitted: fitting.Fit, prepared: Prepared, drift: FloatArray, last_ms: np.int64
+        self, one: Family, fitted: fitting.Fit, prepared: Prepared, drift: FloatArray
     ) -> ArimaState:
-        s, T = self.settings, len(prepared.z)
-        scale = prepared.scale[:, None]
-        c = self._family.coefficients(fitted.params)
-        x = np.diff(fitted.z, n=s.d, axis=1)[:, ::-1]
-        e = fitted.e[:, ::-1]
-        trend = drift[:, None] * (T - 1 - np.arange(s.d))
+        d, T, scale = self.settings.d, len(prepared.z), prepared.scale[:, None]
+        coefficients = one.coefficients(fitted.params)
+        trend = drift[:, None] * (T - 1 - np.arange(d))
+        newest = fitted.z[:, ::-1]
         return ArimaState(
-            last_ms=np.full(len(drift), last_ms),
+            last_ms=np.zeros(len(drift), dtype=np.int64),
             sigma=fitted.sigma * prepared.scale,
-            ar=np.ascontiguousarray(c.ar.T),
-            ma=np.ascontiguousarray(c.ma.T),
-            drift=drift * prepared.scale + (prepared.offset if s.d == 0 else 0.0),
-            x=x[:, : s.p] * scale,
-            e=e[:, : s.q] * scale,
-            y=prepared.offset[:, None] + scale * (fitted.z[:, ::-1][:, : s.d] + trend),
+            ar=_wide(coefficients.ar.T, self._p),
+            ma=_wide(coefficients.ma.T, self._q),
+            drift=drift * prepared.scale + (prepared.offset if d == 0 else 0.0),
+            x=np.diff(fitted.z, n=d, axis=1)[:, ::-1][:, : self._p] * scale,
+            e=fitted.e[:, ::-1][:, : self._q] * scale,
+            y=prepared.offset[:, None] + scale * (newest[:, :d] + trend),
             missed=prepared.missed,
         )
 
     def _unfitted(self, size: int) -> ArimaState:
-        s = self.settings
+        p, d, q = self._p, self.settings.d, self._q
         return ArimaState(
             last_ms=np.zeros(size, dtype=np.int64),
             sigma=np.full(size, np.nan),
-            ar=np.full((size, s.p), np.nan),
-            ma=np.full((size, s.q), np.nan),
+            ar=np.full((size, p), np.nan),
+            ma=np.full((size, q), np.nan),
             drift=np.full(size, np.nan),
-            x=np.full((size, s.p), np.nan),
-            e=np.full((size, s.q), np.nan),
-            y=np.full((size, s.d), np.nan),
+            x=np.full((size, p), np.nan),
+            e=np.full((size, q), np.nan),
+            y=np.full((size, d), np.nan),
             missed=np.zeros(size, dtype=np.int64),
         )
+
+
+def _wide(coefficients: FloatArray, width: int) -> FloatArray:
+    """(N, k) with zeros up to ``width`` columns."""
+    wide = np.zeros((len(coefficients), width))
+    wide[:, : coefficients.shape[1]] = coefficients
+    return wide
+
+
+def _order(coefficients: FloatArray) -> IntArray:
+    """(N,) how many coefficients there are before the trailing zeros of each row (N, k)."""
+    width = coefficients.shape[1]
+    return np.asarray((np.arange(1, width + 1) * (coefficients != 0.0)).max(axis=1, initial=0))
+
+
+def _may_have(one: Family, warm: ArimaState | None, size: int, *, alone: bool) -> BoolArray:
+    """(N,) which series may be of this family: all but those known to be of another."""
+    if warm is None or alone:
+        return np.ones(size, dtype=bool)
+    known = np.isfinite(warm.sigma)
+    same = (_order(warm.ar) == one.p) & (_order(warm.ma) == one.q)
+    return np.asarray(~known | same)
+
+
+def akaike(cost: FloatArray, count: IntArray, parameters: int) -> FloatArray:
+    """Akaike's criterion of a least-squares fit, corrected for few instants, (N,).
+
+    (Hurvich and Tsai, Regression and time series model selection in small samples, 1989.)
+    """
+    with np.errstate(divide="ignore"):  # a perfect fit is infinitely good
+        likelihood = count * np.log(cost / count)
+    penalty = 2.0 * parameters * count / np.maximum(count - parameters - 1, 1)
+    return np.asarray(likelihood + penalty)
 
 
 def _absorb(state: ArimaState, t_ms: TimeArray, y: FloatArray) -> ArimaState:
@@ -214,9 +295,9 @@ def _columns(rows: list[FloatArray], size: int) -> FloatArray:
     return np.stack(rows, axis=1) if rows else np.empty((size, 0))
 
 
-def _partials(state: ArimaState) -> FloatArray:
-    """(p + q, N), where the search of an earlier fit ended."""
-    return np.concatenate([partial_of(state.ar.T), partial_of(-state.ma.T)])
+def _partials(one: Family, state: ArimaState) -> FloatArray:
+    """(p + q, N), where the search of an earlier fit ended; NaN where there was none."""
+    return np.concatenate([partial_of(state.ar.T[: one.p]), partial_of(-state.ma.T[: one.q])])
 
 
 def drift_of(prepared: Prepared, differences: int) -> FloatArray:

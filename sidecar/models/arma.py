@@ -42,6 +42,7 @@ from sidecar.models.numeric import (
     interpolate,
     missing_at_end,
 )
+from sidecar.models.recursion import polynomial
 from sidecar.series import FloatArray
 
 BLOCKS, CERTAIN = 8, 10.0  # see ``certain_drift``
@@ -64,6 +65,7 @@ class Family:
     Attributes:
         p, q: orders.
         differences: how often the series is differenced first.
+        season: the period m of a seasonal difference z_t - z_{t-m} besides, or 0 for none.
         skipped: how many instants at the start are not judged, for want of predecessors.
         projected: how many terms of the unknown past (c above) are fitted; 0 for a past at rest.
         lower, upper: (P,) the box.
@@ -84,11 +86,17 @@ class Family:
     coefficients: Callable[[FloatArray], Coefficients]
     derivative: Callable[[FloatArray], FloatArray]
     second_start: Callable[[FloatArray], FloatArray] | None = None
+    season: int = 0
 
     @property
     def pad(self) -> int:
         """How many rows of zeros stand before the first instant, so that every lag exists."""
         return max(self.p, self.q, self.projected, 1)
+
+    @property
+    def difference(self) -> FloatArray:
+        """The lag polynomial that makes x of the series, lag 0 first."""
+        return polynomial(self.differences, self.season)
 
 
 # --- Preparing the series
@@ -205,8 +213,8 @@ class Problem:
 def make_problem(family: Family, prepared: Prepared) -> Problem:
     """Difference; zero before the first instant that has all its predecessors."""
     x = prepared.z
-    for _ in range(family.differences):
-        x = np.diff(x, axis=0, prepend=x[:1])
+    for lag in [1] * family.differences + [family.season] * (family.season > 0):
+        x = np.concatenate([np.zeros_like(x[:lag]), x[lag:] - x[:-lag]])
     begin = np.minimum(prepared.first + family.skipped, len(x) - 1)
     if begin.any():
         x = np.where(np.arange(len(x))[:, None] < begin, 0.0, x)

@@ -23,7 +23,7 @@ from sidecar.series import FloatArray
 FEW = 4  # up to so many series are fitted one after the other; measured by tests.bench
 STEPS, WARM_STEPS = 16, 2  # of a search at most
 IMPUTATIONS = 2  # how often gaps are filled anew by the model and the model fitted again
-KEPT = 16  # newest values that a ``Fit`` keeps, enough for the past of every family
+KEPT = 16  # newest values that a ``Fit`` keeps, enough for the past of a family without a season
 
 
 class Solver(Protocol):
@@ -46,8 +46,8 @@ class Fit:
 
     Attributes:
         params: (P, N).
-        z: (N, K) the newest values, newest last, as the model takes them: the missing ones as
-            expected, outliers pulled back.
+        z: (N, K) the newest values (all of them in a family with a season), newest last, as the
+            model takes them: the missing ones as expected, outliers pulled back.
         e: (N, K) their one-step residuals, zero where the value was missing.
         cost: (N,) sum of squared residuals.
         sigma: (N,) their deviation, corrected for the number of parameters.
@@ -116,7 +116,8 @@ def _fit(
     cost = np.einsum("tn,tn->n", e, e)
     freedom = prepared.count - len(family.lower) - family.projected
     sigma = np.sqrt(cost / np.maximum(freedom, 1))
-    return Fit(params, z[-KEPT:].T.copy(), e[-KEPT:].T.copy(), cost, sigma)
+    kept = len(z) if family.season else KEPT
+    return Fit(params, z[-kept:].T.copy(), e[-kept:].T.copy(), cost, sigma)
 
 
 def _start(family: Family, problem: Problem, warm: FloatArray | None, solver: Solver) -> FloatArray:

@@ -25,8 +25,9 @@ from typing import Final, Literal
 import numpy as np
 
 from sidecar.models import fitting
-from sidecar.models.arma import Coefficients, Family, Prepared, certain_drift, prepare
+from sidecar.models.arma import Prepared, certain_drift, prepare
 from sidecar.models.contract import ForecastModel, Intervals, State, put, take
+from sidecar.models.holt_family import Form, Smoothing, holt_family
 from sidecar.models.numeric import (
     IntArray,
     absorb_new,
@@ -39,7 +40,12 @@ from sidecar.series import FloatArray, TimeArray
 Damped = Literal["auto"] | bool
 Initial = Literal["first", "fitted"]
 MIN_INSTANTS: Final = 10
+EDGE: Final = 0.979  # a phi beyond which an undamped trend is tried
 CLEARLY: Final = 0.97  # an undamped trend is taken below this share of the damped fit's cost
+LONGEST_SEASON: Final = 60
+
+
+_SEASONS: Final = (0, *range(2, LONGEST_SEASON + 1))
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,9 @@ class HoltSettings:
     Attributes:
         damped: whether the trend fades out with the lead; ``auto`` fits it damped, and undamped
             where that explains the series clearly better.
+        seasonal_steps: instants in a short season (Holt-Winters, additive), such as 24 for a daily
+            one of hourly samples; 0 for none. Its cost grows with it; for longer seasons there is
+            the profile in front of all models.
         initial: where the recursion starts: ``first`` at the first sample, without a trend unless
             the whole history has one beyond doubt; ``fitted`` at the level and trend with the least
             sum of squares, as the textbook has it.
@@ -61,6 +70,7 @@ class HoltSettings:
     """
 
     damped: Damped = "auto"
+    seasonal_steps: int = 0
     initial: Initial = "first"
     robust: bool = True
     level: float = 0.95
@@ -68,6 +78,11 @@ class HoltSettings:
     def __post_init__(self) -> None:
         if self.damped not in ("auto", True, False):
             raise ValueError(f"damped is {self.damped!r}, but must be auto, true or false")
+        steps = self.seasonal_steps
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps not in _SEASONS:
+            raise ValueError(
+                f"seasonal_steps is {steps!r}, but must be 0 for none or 2 to {LONGEST_SEASON}"
+            )
         if self.initial not in ("first", "fitted"):
             raise ValueError(f"initial is {self.initial!r}, but must be first or fitted")
         if not 0.0 < self.level < 1.0:
@@ -76,19 +91,22 @@ class HoltSettings:
 
 @dataclass(frozen=True, eq=False)
 class HoltState(State):
-    """Level and trend after the newest instant, and the smoothing that leads there; all (N,).
+    """Level and trend after the newest instant, and the smoothing that leads there; (N,) each.
 
     Attributes:
         level, trend: in the series' unit (per instant).
-        alpha, beta, phi: phi is 1 where the trend is not damped.
+        season: (N, m) what the season adds at the next m instants; m is 0 where there is none.
+        alpha, beta, phi, gamma: phi is 1 where the trend is not damped, gamma 0 without a season.
         missed: int64, how many instants in a row were missing up to the newest.
     """
 
     level: FloatArray
     trend: FloatArray
+    season: FloatArray
     alpha: FloatArray
     beta: FloatArray
     phi: FloatArray
+    gamma: FloatArray
     missed: IntArray
 
 
@@ -102,64 +120,88 @@ class ExponentialSmoothingModel(ForecastModel[HoltState]):
         self,
         *,
         damped: Damped = "auto",
+        seasonal_steps: int = 0,
         initial: Initial = "first",
         robust: bool = True,
         level: float = 0.95,
     ) -> None:
-        self.settings = HoltSettings(damped, initial, robust, level)
+        self.settings = HoltSettings(damped, seasonal_steps, initial, robust, level)
 
     @property
     def min_instants(self) -> int:
-        return MIN_INSTANTS
+        return MIN_INSTANTS + 2 * int(self.settings.seasonal_steps)
 
     def fit(self, t_ms: TimeArray, y: FloatArray, warm: HoltState | None = None) -> HoltState:
         """As the contract says; ``warm`` is an earlier state of the same series to start from."""
         y = without_towers(y) if self.settings.robust else y
-        state = _unfitted(len(y))
+        state = _unfitted(len(y), self.settings.seasonal_steps)
         enough = np.flatnonzero(np.isfinite(y).sum(axis=1) >= self.min_instants)
         if len(enough) == 0:
             return state
-        start = None if warm is None else _params(take(warm, enough))
-        fitted = self._fit_prepared(prepare(y[enough]), start)
+        start = None if warm is None else take(warm, enough)
+        fitted = self._fit(prepare(y[enough]), start)
         return put(state, enough, replace(fitted, last_ms=np.full(len(enough), t_ms[-1])))
 
-    def _fit_prepared(self, prepared: Prepared, warm: FloatArray | None) -> HoltState:
-        if self.settings.damped is False:
-            straight, _ = self._fit_straight(prepared, None if warm is None else warm[:PHI])
-            return straight
-        family = FAMILIES[True, self.settings.initial]
-        fitted = fitting.fit(family, prepared, robust=self.settings.robust, warm=warm)
-        state = _state(fitted, prepared, fitted.params[PHI], np.zeros(len(fitted.cost)))
-        edge = np.flatnonzero(fitted.params[PHI] > family.upper[PHI] - 1e-3)
-        if self.settings.damped is True or len(edge) == 0:
+    def _fit(self, prepared: Prepared, warm: HoltState | None) -> HoltState:
+        damped = self.settings.damped
+        state, cost = self._fit_form(prepared, warm, damped=damped is not False)
+        edge = np.flatnonzero(state.phi > EDGE)
+        if damped != "auto" or len(edge) == 0:
             return state
-        straight, cost = self._fit_straight(prepared.rows(edge), fitted.params[:PHI, edge])
-        better = np.flatnonzero(cost <= CLEARLY * fitted.cost[edge])
+        bent = take(state, edge)
+        straight, other = self._fit_form(prepared.rows(edge), warm and bent, damped=False)
+        better = np.flatnonzero(other <= CLEARLY * cost[edge])
         return put(state, edge[better], take(straight, better))
 
-    def _fit_straight(
-        self, prepared: Prepared, warm: FloatArray | None
+    def _fit_form(
+        self, prepared: Prepared, warm: HoltState | None, *, damped: bool
     ) -> tuple[HoltState, FloatArray]:
-        """The undamped fit and its sum of squares, in the unit of the prepared series."""
+        """The fit of one form, and its sum of squares in the unit of the prepared series."""
+        form = Form(damped, self.settings.seasonal_steps)
+        first = self.settings.initial == "first"
         drift = np.zeros(prepared.z.shape[1])
-        if self.settings.initial == "first":
+        if first and not damped:
             drift = certain_drift(prepared)
-        family = FAMILIES[False, self.settings.initial]
-        detrended = prepared.without_trend(drift, 1)
-        fitted = fitting.fit(family, detrended, robust=self.settings.robust, warm=warm)
-        return _state(fitted, prepared, np.ones(len(drift)), drift), fitted.cost
+        fitted = fitting.fit(
+            holt_family(form, fitted_start=not first),
+            prepared.without_trend(drift, 1),
+            robust=self.settings.robust,
+            warm=None if warm is None else form.params(_smoothing(warm)),
+        )
+        state = _seasonal_state if form.season else _state
+        return state(fitted, prepared, form, drift), fitted.cost
+
+    def finetune(self, state: HoltState, t_ms: TimeArray, y: FloatArray) -> HoltState:
+        """A fit of the recent instants that starts from what is known."""
+        recent = self.fit(t_ms, y, warm=state)
+        rows = np.flatnonzero(np.isfinite(recent.sigma))
+        return put(state, rows, take(recent, rows))
 
     def update(self, state: HoltState, t_ms: TimeArray, y: FloatArray) -> HoltState:
         return absorb_new(_absorb, state, t_ms, y)
 
     def forecast(self, state: HoltState, t_ms: TimeArray) -> Intervals:
         horizon, furthest = len(t_ms), int(state.missed.max(initial=0))
-        reach = np.cumsum(_powers(state.phi, horizon + furthest), axis=0)
-        mean = (state.level + state.trend * reach[:horizon]).T
+        leads = np.arange(horizon + furthest)
+        reach = np.cumsum(_powers(state.phi, len(leads)), axis=0)
+        mean = state.level + state.trend * reach[:horizon]
         weights = np.ones_like(reach)
         weights[1:] = state.alpha + state.beta * reach[:-1]
+        if period := state.season.shape[1]:
+            mean += state.season.T[leads[:horizon] % period]
+            weights[period::period] += state.gamma
         deviation = lead_deviation(weights, state.sigma, state.missed)
-        return gaussian_intervals(np.ascontiguousarray(mean), deviation, self.settings.level)
+        return gaussian_intervals(np.ascontiguousarray(mean.T), deviation, self.settings.level)
+
+    def explain(self, state: HoltState) -> list[str]:
+        lines = zip(state.alpha, state.beta, state.phi, strict=True)
+        return [
+            f"level smoothed by {alpha:.2g}, trend by {beta:.2g}"
+            + (f" and damped by {phi:.2g}" if phi < 1.0 else ", undamped")
+            if np.isfinite(alpha)
+            else ""
+            for alpha, beta, phi in lines
+        ]
 
 
 def _powers(phi: FloatArray, count: int) -> FloatArray:
@@ -171,138 +213,83 @@ def _powers(phi: FloatArray, count: int) -> FloatArray:
 def _absorb(state: HoltState, t_ms: TimeArray, y: FloatArray) -> HoltState:
     """The recursion of the module's text over the columns of ``y`` (N, K)."""
     level, trend, missed = state.level, state.trend, state.missed
+    season = list(state.season.T)
     for values in np.ascontiguousarray(y.T):
         present = np.isfinite(values)
         slope = state.phi * trend
         expected = level + slope
-        error = np.where(present, values, expected) - expected
+        seasonal = season.pop(0) if season else 0.0
+        error = np.where(present, values, expected + seasonal) - (expected + seasonal)
         level = expected + state.alpha * error
         trend = slope + state.beta * error
+        if state.season.shape[1]:
+            season.append(seasonal + state.gamma * error)
         missed = np.where(present, 0, missed + 1)
     last_ms = np.where(np.isfinite(state.sigma), t_ms[-1], state.last_ms)
-    return replace(state, last_ms=last_ms, level=level, trend=trend, missed=missed)
+    rolled = np.stack(season, axis=1) if season else state.season
+    return replace(state, last_ms=last_ms, level=level, trend=trend, season=rolled, missed=missed)
 
 
-def _unfitted(size: int) -> HoltState:
+def _unfitted(size: int, period: int) -> HoltState:
     nan = np.full(size, np.nan)
     none = np.zeros(size, dtype=np.int64)
-    return HoltState(none, nan, nan, nan, nan, nan, nan, none)
+    season = np.full((size, period), np.nan)
+    return HoltState(none, nan, nan, nan, season, nan, nan, nan, nan, none)
 
 
-def _state(
-    fitted: fitting.Fit, prepared: Prepared, phi: FloatArray, drift: FloatArray
-) -> HoltState:
+def _smoothing(state: HoltState) -> Smoothing:
+    return Smoothing(state.alpha, state.beta, state.phi, state.gamma)
+
+
+def _state(fitted: fitting.Fit, prepared: Prepared, form: Form, drift: FloatArray) -> HoltState:
     """Level and trend from the last two residuals: l = y - (1 - alpha) e, and b from both l.
 
     ``drift`` is what was taken off the series' steps before the fit.
     """
-    alpha = np.exp(fitted.params[LOG_ALPHA])
-    beta = alpha * fitted.params[RATIO]
-    before, level = (fitted.z[:, -2:] - (1.0 - alpha)[:, None] * fitted.e[:, -2:]).T
-    trend = level - before + (beta - alpha) * fitted.e[:, -1]
+    one = form.smoothing(fitted.params)
+    before, level = (fitted.z[:, -2:] - (1.0 - one.alpha)[:, None] * fitted.e[:, -2:]).T
+    trend = level - before + (one.beta - one.alpha) * fitted.e[:, -1]
     return HoltState(
         last_ms=np.zeros(len(level), dtype=np.int64),
         sigma=fitted.sigma * prepared.scale,
         level=prepared.offset + prepared.scale * (level + drift * (len(prepared.z) - 1)),
         trend=prepared.scale * (trend + drift),
-        alpha=alpha,
-        beta=beta,
-        phi=phi,
+        season=np.empty((len(level), 0)),
+        alpha=one.alpha,
+        beta=one.beta,
+        phi=one.phi,
+        gamma=one.gamma,
         missed=prepared.missed,
     )
 
 
-# --- The family of models searched, by log alpha, q = beta / alpha and phi
-
-LOG_ALPHA, RATIO, PHI = range(3)
-_SMALLEST: Final = 1e-4
-
-
-def _params(state: HoltState) -> FloatArray:
-    """Where the search for an earlier state ended, (3, N); NaN where there was no fit."""
-    return np.array([np.log(state.alpha), state.beta / state.alpha, state.phi])
-
-
-def _damped(params: FloatArray) -> Coefficients:
-    alpha, ratio, phi = np.exp(params[LOG_ALPHA]), params[RATIO], params[PHI]
-    ma = np.array([alpha + phi * alpha * ratio - 1.0 - phi, phi * (1.0 - alpha)])
-    return Coefficients(ar=params[PHI:], ma=ma)
-
-
-def _damped_derivative(params: FloatArray) -> FloatArray:
-    alpha, ratio, phi = np.exp(params[LOG_ALPHA]), params[RATIO], params[PHI]
-    zero, one = np.zeros_like(alpha), np.ones_like(alpha)
-    return np.array(
-        [
-            [zero, zero, one],
-            [alpha * (one + phi * ratio), phi * alpha, alpha * ratio - 1.0],
-            [-alpha * phi, zero, 1.0 - alpha],
-        ]
+def _seasonal_state(
+    fitted: fitting.Fit, prepared: Prepared, form: Form, drift: FloatArray
+) -> HoltState:
+    """One cycle taken as the start, and the recursion over the rest of the series."""
+    one, period = form.smoothing(fitted.params), form.season
+    size, zero = len(drift), np.zeros(len(drift))
+    columns = prepared.first[:, None] + np.arange(period)
+    cycle = np.take_along_axis(fitted.z, columns, axis=1)
+    level = cycle.mean(axis=1)
+    state = HoltState(
+        last_ms=prepared.first + period - 1,  # instants counted from 0, for the recursion below
+        sigma=fitted.sigma * prepared.scale,
+        level=level,
+        trend=zero,
+        season=cycle - level[:, None],
+        alpha=one.alpha,
+        beta=one.beta,
+        phi=one.phi,
+        gamma=one.gamma,
+        missed=np.zeros(size, dtype=np.int64),
     )
-
-
-def _straight(params: FloatArray) -> Coefficients:
-    """As ``_damped`` with phi = 1, whose (1 - phi L) is counted as another difference."""
-    alpha, ratio = np.exp(params[LOG_ALPHA]), params[RATIO]
-    ma = np.array([alpha + alpha * ratio - 2.0, 1.0 - alpha])
-    return Coefficients(ar=np.empty((0, len(alpha))), ma=ma)
-
-
-def _straight_derivative(params: FloatArray) -> FloatArray:
-    alpha, ratio = np.exp(params[LOG_ALPHA]), params[RATIO]
-    zero = np.zeros_like(alpha)
-    return np.array([[alpha * (1.0 + ratio), alpha], [-alpha, zero]])
-
-
-def _fading_start(params: FloatArray) -> FloatArray:
-    """The same level smoothing under an initial trend that is never corrected and fades slowly.
-
-    Whittle's likelihood knows no start and so never finds this optimum by itself.
-    """
-    other = params.copy()
-    other[RATIO] = _SMALLEST
-    other[PHI:] = 0.97
-    return other
-
-
-def _grid(*axes: FloatArray) -> FloatArray:
-    """Every combination, (P, G)."""
-    return np.array([axis.ravel() for axis in np.meshgrid(*axes)])
-
-
-def _families() -> dict[tuple[bool, Initial], Family]:
-    """By whether the trend is damped, and where the recursion starts."""
-    alphas = np.log([0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 0.97])
-    ratios = np.array([0.003, 0.02, 0.06, 0.15, 0.4, 0.9])
-    phis = np.array([0.8, 0.88, 0.94, 0.98])
-    damped = Family(
-        p=1,
-        q=2,
-        differences=1,
-        skipped=0,
-        projected=0,
-        lower=np.array([np.log(_SMALLEST), _SMALLEST, 0.8]),
-        upper=np.array([np.log(1.0 - _SMALLEST), 1.0, 0.98]),
-        points=_grid(alphas, ratios, phis),
-        coefficients=_damped,
-        derivative=_damped_derivative,
+    last = absorb_new(_absorb, state, np.arange(fitted.z.shape[1]), fitted.z)
+    scale = prepared.scale
+    return replace(
+        last,
+        level=prepared.offset + scale * (last.level + drift * (len(prepared.z) - 1)),
+        trend=scale * (last.trend + drift),
+        season=scale[:, None] * last.season,
+        missed=prepared.missed,
     )
-    straight = replace(
-        damped,
-        p=0,
-        differences=2,
-        lower=damped.lower[:PHI],
-        upper=damped.upper[:PHI],
-        points=_grid(alphas, ratios),
-        coefficients=_straight,
-        derivative=_straight_derivative,
-    )
-    return {
-        (True, "first"): damped,
-        (False, "first"): straight,
-        (True, "fitted"): replace(damped, projected=2, second_start=_fading_start),
-        (False, "fitted"): replace(straight, projected=2, second_start=_fading_start),
-    }
-
-
-FAMILIES: Final = _families()

@@ -59,7 +59,7 @@ def follow(
     ``GROWTH`` times the limit right after one that was, and so on.
 
     Args:
-        ar, ma: (p, N), (q, N). difference: (d + 1,) the lag polynomial (1 - L)^d.
+        ar, ma: (p, N), (q, N). difference: the lag polynomial that makes x of z, lag 0 first.
         z: (T, N) the series. weight: (T, N) zero where it is missing, or None where nowhere.
         begin: (N,) from where on there are residuals; before it z stays as it is.
         start: (k, N) what the unknown past adds to the first k expected values.
@@ -72,7 +72,7 @@ def follow(
     pad, settled = max(len(ar), len(ma), len(difference)), int(begin.max(initial=0)) + len(start)
     z = np.concatenate([np.zeros((pad, N)), z])
     x, e = np.zeros((2, pad + T, N))
-    undo = [(-coefficient, z, lag) for lag, coefficient in enumerate(difference) if lag > 0]
+    undo = [(-c, z, lag) for lag, c in enumerate(difference) if lag > 0 and c != 0.0]
     past = [(coefficient, x, lag) for lag, coefficient in enumerate(ar, start=1)]
     past += [(coefficient, e, lag) for lag, coefficient in enumerate(ma, start=1)]
     base, expected, product = np.empty((3, N))
@@ -147,13 +147,17 @@ def impulse_response(ar: FloatArray, ma: FloatArray, size: int) -> FloatArray:
     return weights
 
 
-def polynomial(differences: int) -> FloatArray:
-    """Coefficients of (1 - L)^d, lag 0 first.
+def polynomial(differences: int, season: int = 0) -> FloatArray:
+    """Coefficients of (1 - L)^d, times (1 - L^m) where there is a ``season``; lag 0 first.
 
     >>> polynomial(2).tolist()
     [1.0, -2.0, 1.0]
+    >>> polynomial(0, season=3).tolist()
+    [1.0, 0.0, 0.0, -1.0]
     """
     coefficients = np.ones(1)
     for _ in range(differences):
         coefficients = np.convolve(coefficients, [1.0, -1.0])
+    if season:
+        coefficients = np.convolve(coefficients, [1.0, *[0.0] * (season - 1), -1.0])
     return coefficients

@@ -12,7 +12,7 @@ import numpy as np
 from sidecar.models.arma import Coefficients, Family, Problem, Replayed, largest_residual
 from sidecar.models.levenberg import Local, minimise
 from sidecar.models.numeric import IntArray, chunks, solve
-from sidecar.models.recursion import deconvolve_twice, follow, polynomial
+from sidecar.models.recursion import deconvolve_twice, follow
 from sidecar.series import FloatArray
 
 TOLERANCE = 1e-4  # a search ends when its next step promises a smaller fall in the cost
@@ -62,7 +62,7 @@ def replay(
             follow(
                 coefficients.ar,
                 coefficients.ma,
-                polynomial(family.differences),
+                family.difference,
                 z[:, rows],
                 part.begin,
                 before.c,

@@ -8,6 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.models.arima import (
+    ORDERS as ORDERS_TO_CHOOSE,
+)
+from sidecar.models.arima import (
     ARIMAModel,
     ArimaSettings,
     ArimaState,
@@ -257,6 +260,43 @@ def test_a_new_level_is_followed_by_a_robust_fit() -> None:
         np.testing.assert_allclose(result.mean[:, 0], 50.0, atol=5.0)
 
 
+def test_order_auto_finds_the_order_and_is_the_fit_of_that_order() -> None:
+    shock = np.random.default_rng(18).normal(size=(8, 800))
+    x = shock.copy()
+    for t in range(5, 800):
+        x[:4, t] += 0.6 * x[:4, t - 5]
+    y = np.cumsum(x, axis=1)
+    model, ahead = ARIMAModel(order="auto"), instants(5, 800 * MINUTE_MS)
+    state = model.fit(instants(800), y)
+    chosen = model.explain(state)
+    assert chosen[:4] == ["order (5, 1, 1)"] * 4
+    assert chosen.count("order (1, 1, 1)") >= 2
+    mean = model.forecast(state, ahead).mean
+    for p, q in ORDERS_TO_CHOOSE:
+        fixed = ARIMAModel(p=p, q=q)
+        rows = [row for row, line in enumerate(chosen) if line == f"order ({p}, 1, {q})"]
+        alone = fixed.forecast(fixed.fit(instants(800), y), ahead)
+        np.testing.assert_allclose(mean[rows], alone.mean[rows], rtol=1e-9)
+
+
+def test_a_warm_fit_keeps_the_order_it_chose() -> None:
+    y, model = correlated(19), ARIMAModel(order="auto")
+    state = model.fit(instants(T), y)
+    warm = model.fit(instants(T), y, warm=state)
+    assert model.explain(warm) == model.explain(state)
+    np.testing.assert_allclose(warm.sigma, state.sigma, rtol=0.01)
+
+
+def test_a_finetune_starts_from_what_is_known_and_keeps_what_it_cannot_better() -> None:
+    y, model = correlated(20), ARIMAModel()
+    state = model.fit(instants(T), y)
+    recent = y[:, -60:].copy()
+    recent[1] = np.nan
+    tuned = model.finetune(state, instants(60, (T - 60) * MINUTE_MS), recent)
+    np.testing.assert_array_equal(tuned.ar[1], state.ar[1])
+    assert (tuned.ar[0] != state.ar[0]).any()
+
+
 def test_no_series_at_all_is_fine() -> None:
     model = ARIMAModel()
     state = model.fit(instants(T), np.empty((0, T)))
@@ -287,6 +327,7 @@ def test_the_state_keeps_its_promise_of_series_first() -> None:
         ({"q": 1.5}, "q is 1.5, but must be a whole number 0 to 6"),
         ({"d": 3}, "d is 3, but must be a whole number 0 to 2"),
         ({"p": True}, "p is True, but must be a whole number"),
+        ({"order": "best"}, "order is 'best', but must be fixed or auto"),
         ({"level": 0.0}, "level is 0.0, but must lie between 0 and 1"),
     ],
 )

@@ -8,13 +8,18 @@ import pytest
 from sidecar.models import alone, arma, fitting, together
 from sidecar.models.arima import family
 from sidecar.models.arma import Family
-from sidecar.models.holt import FAMILIES
+from sidecar.models.holt_family import Form, holt_family
 from sidecar.models.numeric import CHUNK
 from sidecar.series import FloatArray
 
 N, T = 8, 80
 CASES: dict[str, Family] = {
-    **{f"holt-{key}": value for key, value in FAMILIES.items()},
+    "holt": holt_family(Form(damped=True, season=0), fitted_start=False),
+    "holt-straight": holt_family(Form(damped=False, season=0), fitted_start=False),
+    "holt-fitted": holt_family(Form(damped=True, season=0), fitted_start=True),
+    "holt-straight-fitted": holt_family(Form(damped=False, season=0), fitted_start=True),
+    "holt-winters": holt_family(Form(damped=True, season=4), fitted_start=False),
+    "holt-winters-straight": holt_family(Form(damped=False, season=3), fitted_start=False),
     "arima-212": family(2, 1, 2),
     "arima-301": family(3, 0, 1),
     "arima-012": family(0, 1, 2),
