@@ -40,6 +40,7 @@ from sidecar.remote.writer import RemoteWriter, WriterSettings
 from sidecar.series import LabelSet
 from sidecar.serve import admin, query_api, remote_read
 from sidecar.serve.app import build_app
+from sidecar.serve.guard import Connection, Guard
 from sidecar.serve.metrics import Reading, SelfMetrics
 from sidecar.serve.query_api import QueryApi
 from sidecar.serve.readings import of_readers, of_writers
@@ -104,6 +105,7 @@ class Running:
         self._tasks: set[asyncio.Task[None]] = set()
         self._errands: set[asyncio.Task[None]] = set()
         self._lag_s = 0.0
+        self._guard = Guard(self.loop.time)
         self._trouble = "Prometheus has not answered yet"
 
     async def __aenter__(self) -> "Running":
@@ -152,6 +154,7 @@ class Running:
     async def run(self) -> None:
         """Watch until stopped."""
         self._start(self._watch_lag(), self._acknowledge(), self._trainer.run(self.stopping))
+        self._start(self._guard.run(self._connections))
         await self._learn_facts()
         assert self._fleet is not None, "built on entry"
         self._fleet.start()
@@ -206,6 +209,10 @@ class Running:
         task = asyncio.create_task(coroutine)
         self._errands.add(task)
         task.add_done_callback(self._errands.discard)
+
+    def _connections(self) -> Iterable[Connection]:
+        server = self._site.server
+        return () if server is None else server.connections
 
     # What the web application shows
 
@@ -270,6 +277,7 @@ class Running:
                 *query_api.routes(api),
                 *remote_read.routes(RemoteReadServer(self._paths)),
             ],
+            middlewares=[self._guard.middleware],
         )
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await runner.setup()

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from sidecar.publish.exposition import CONTENT_TYPE, Page, join
 from sidecar.serve.metrics import SelfMetrics
@@ -34,9 +35,12 @@ def build_app(
     *,
     exposition_max_series: int,
     routes: Sequence[web.RouteDef] = (),
+    middlewares: Sequence[Middleware] = (),
 ) -> web.Application:
     """The application with its own routes and those of the other modules."""
-    app = web.Application(middlewares=[_plain_errors], client_max_size=32 * 1024 * 1024)
+    app = web.Application(
+        middlewares=[*middlewares, _plain_errors], client_max_size=32 * 1024 * 1024
+    )
     app.add_routes(
         [
             web.get("/metrics", _metrics(board, metrics, exposition_max_series)),
