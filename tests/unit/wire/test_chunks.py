@@ -156,6 +156,8 @@ def test_the_claims_of_the_frames_so_far_can_be_asked_for() -> None:
         decoder.feed(frame([xor(samples(7)), xor(samples(5))], labels))
         seen.append((decoder.samples, decoder.series))
     assert seen == [(12, 1), (24, 1), (36, 2)]
+    decoder.feed(frame([xor(samples(1000))]))
+    assert decoder.samples == 1036
 
 
 def test_an_empty_reply_has_no_series() -> None:

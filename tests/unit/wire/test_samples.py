@@ -13,6 +13,7 @@ from sidecar.wire.requests import ReadQuery
 from sidecar.wire.sample_runs import encode_run, parse_long_run, parse_mixed_run
 from sidecar.wire.samples import decode_sampled_reply, decode_samples
 from sidecar.wire.types_pb2 import Exemplar, Histogram, Label, TimeSeries
+from sidecar.wire.varint import encode_uvarint
 from tests.unit.wire.oracles import (
     NOW_MS,
     SPECIAL_BITS,
@@ -50,6 +51,10 @@ def run_of(bits: list[int], start_ms: int = NOW_MS) -> bytes:
 
 def array(data: bytes) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
     return np.frombuffer(data, dtype=np.uint8)
+
+
+def nested(content: bytes) -> bytes:
+    return b"\x0a" + encode_uvarint(len(content)) + content
 
 
 def test_a_reply_is_read_from_these_bytes() -> None:
@@ -115,6 +120,7 @@ def test_a_long_sample_across_two_pieces_reads_right() -> None:
     """Short samples in front move the bounds of pieces into the middle of a long one."""
     for short in (0, 1, 2, 3):
         bits = [ZERO] * short + [ONE] * 20_000
+        assert parse_mixed_run(array(run_of(bits))) is not None
         assert plain(decode_samples(pb_reply([gauge("x", bits)]))[0]) == plain([gauge("x", bits)])
 
 
@@ -175,11 +181,11 @@ def test_a_head_without_its_tail_is_left_to_protobuf() -> None:
 
 def test_samples_do_not_reach_from_one_series_into_the_next() -> None:
     """The first ends in a head; what the second begins with could be its tail."""
-    broken = b"\x0a\x03\x0a\x01a" + run_of([ONE])[:9]
-    good = b"\x0a\x03\x0a\x01b" + run_of([ZERO])
-    result = b"".join(b"\x0a" + bytes([len(one)]) + one for one in (broken, good))
+    broken = b"\x0a\x03\x0a\x01a" + run_of([ZERO] * 20) + run_of([ONE])[:9]
+    good = b"\x0a\x03\x0a\x01b" + run_of([ZERO] * 20)
+    body = nested(b"".join(nested(one) for one in (broken, good)))
     with pytest.raises(WireError):
-        decode_samples(b"\x0a" + bytes([len(result)]) + result)
+        decode_samples(body)
 
 
 @pytest.mark.parametrize("size", [1, 7, 8, 9, 30])

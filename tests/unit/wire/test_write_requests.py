@@ -6,6 +6,7 @@ from sidecar.errors import WireError
 from sidecar.series import LabelSet
 from sidecar.wire import write_v2_pb2 as v2
 from sidecar.wire.remote_pb2 import WriteRequest
+from sidecar.wire.series_messages import SeriesMessages
 from sidecar.wire.types_pb2 import Exemplar, Histogram, Label, MetricMetadata, Sample, TimeSeries
 from sidecar.wire.write_requests import (
     MetricType,
@@ -74,6 +75,19 @@ def test_the_same_holds_for_2_0_with_whatever_stands_behind_the_samples(
     assert plain(found.series) == expected_of(made)
     assert found.samples == len(made)
     assert found.types == ({"x": MetricType.COUNTER} if made and metadata else {})
+
+
+def test_a_push_as_prometheus_makes_it_needs_no_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    request = v2.Request(symbols=["", "__name__", "x", "y", "help"])
+    for value, name in ((1.0, 2), (0.0, 3)):
+        request.timeseries.add(
+            labels_refs=[1, name],
+            samples=[v2.Sample(value=value, timestamp=NOW_MS)],
+            metadata=v2.Metadata(type="METRIC_TYPE_GAUGE", help_ref=4),
+        )
+    monkeypatch.setattr(SeriesMessages, "_add_by_classes", None)
+    assert len(decode_write_v2(request.SerializeToString())) == 2
+    assert len(decode_write_v1(golden("write_request.hex"))) == 2
 
 
 def test_what_is_skipped_is_counted_and_named() -> None:

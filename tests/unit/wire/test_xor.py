@@ -330,6 +330,12 @@ def test_the_scalar_reader_gives_the_same_types() -> None:
     assert (times.dtype.name, bits.dtype.name) == ("int64", "uint64")
 
 
+def test_more_leading_zeros_than_five_bits_can_say_are_written_out() -> None:
+    chunk = encode([(0, 0), (0, 1)])
+    expected = f"{2:016b}" + "0" * 8 + "0" * 64 + "0" * 8 + "11" + f"{31:05b}{33:06b}{1:033b}"
+    assert chunk == int(expected.ljust(144, "0"), 2).to_bytes(18, "big")
+
+
 def test_a_chunk_of_nothing_or_too_much_is_not_written() -> None:
     for size in (0, 65_536):
         with pytest.raises(ValueError, match="1 to 65535 samples"):
