@@ -13,7 +13,8 @@ and ``naive``.
             refitted, to V origins (at least four), and the mean absolute error over the horizon
             taken at each. Then every member on everything.
     choose  the median of the live members, unless some member's error is below (1 - margin) times
-            the median's own.
+            the median's own. For a series that holds its value (four in five values equal the one
+            before) naive, unless the median's error is below (1 - margin) times naive's.
     bounds  the median of the members' bounds, or those of the one chosen, times the square root of
             the quantile of |residual| / half width in the back-test (split conformal prediction,
             blended and bounded as its few scores deserve: 1/2 to 2).
@@ -50,6 +51,7 @@ MEDIAN: Final = -1
 # Levels decay to their mean, which is no forecast so far ahead.
 LONG_HORIZON: Final = 96
 BLEND: Final = 0.3
+HOLDING: Final = 0.8
 SPREAD: Final = (0.6, 1.6)
 
 
@@ -158,7 +160,8 @@ class AutoModel(ForecastModel[AutoState]):
         (N,); and by how much widths are to be scaled (N,)."""
         n, size = y.shape
         errors = np.full((n, len(self.names) + 1), np.nan)
-        choice = np.where(values < FEWEST, self.names.index("naive"), MEDIAN)
+        holding = _holding(y)
+        choice = np.where((values < FEWEST) | holding, self.names.index("naive"), MEDIAN)
         spread = np.ones(n)
         horizon = max(1, min(self.settings.horizon_steps, size // 12))
         held = max(self.settings.origins * horizon, min(SHORTEST_BACKTEST, size // 6))
@@ -171,7 +174,7 @@ class AutoModel(ForecastModel[AutoState]):
         middle = _middle(paths[: self.names.index("naive")])
         means = np.concatenate([paths[:, 0], middle[:1]])
         errors[rows] = _mean_known(np.abs(means - actual)).T
-        choice[rows] = self._choose(errors[rows])
+        choice[rows] = self._choose(errors[rows], holding[rows])
         serving = _served(paths.swapaxes(1, 2), middle.swapaxes(0, 1), choice[rows])
         mean, lower, upper = serving.swapaxes(0, 1)
         spread[rows] = self._spread(mean, (upper - lower) / 2, actual)
@@ -196,14 +199,16 @@ class AutoModel(ForecastModel[AutoState]):
                 paths[at, :, :, v] = got.mean, got.lower, got.upper
         return paths
 
-    def _choose(self, errors: FloatArray) -> IntArray:
-        """(N,) the member whose error is least, if it is clearly below the median's own."""
+    def _choose(self, errors: FloatArray, holding: NDArray[np.bool_]) -> IntArray:
+        """(N,) the member whose error is least, if it is clearly below the median's own; naive for
+        series that hold their value, unless the median's error is clearly below naive's."""
         singles, median = errors[:, :-1], errors[:, -1]
         known = np.where(np.isfinite(singles), singles, np.inf)
-        best = np.argmin(known, axis=1)
+        best, naive = np.argmin(known, axis=1), self.names.index("naive")
         with np.errstate(invalid="ignore"):
             clear = known[np.arange(len(best)), best] < (1 - self.settings.margin) * median
-        return np.where(clear, best, MEDIAN)
+            moves = median < (1 - self.settings.margin) * known[:, naive]
+        return np.where(clear, best, np.where(holding & ~moves, naive, MEDIAN))
 
     def _spread(self, mean: FloatArray, half: FloatArray, actual: FloatArray) -> FloatArray:
         """(N,) the square root of the quantile of the scores, each argument (N, V, H)."""
@@ -256,16 +261,29 @@ class AutoModel(ForecastModel[AutoState]):
         if values < FEWEST:
             return f"naive: {values} values, {FEWEST} are needed for more"
         if not np.isfinite(errors[-1]):
-            return f"median of what fits {values} values: too few for a back-test"
+            return (
+                f"naive: {values} values, nearly all equal to the one before"
+                if choice != MEDIAN
+                else f"median of what fits {values} values: too few for a back-test"
+            )
         best = int(np.nanargmin(errors[:-1]))
-        said = f"{self.names[best]} {errors[best]:.4g}, median {errors[-1]:.4g}"
+        said = f"back-test: {self.names[best]} {errors[best]:.4g}, median {errors[-1]:.4g}"
         if choice == MEDIAN:
-            return f"median of members: none is clearly better in the back-test ({said})"
-        return f"{self.names[choice]}: clearly better in the back-test ({said})"
+            return f"median of members: none is clearly better ({said})"
+        if errors[choice] < (1 - self.settings.margin) * errors[-1]:
+            return f"{self.names[choice]}: clearly better than the median ({said})"
+        return f"naive: nearly all values equal the one before ({said})"
 
 
 def _made(settings: AutoSettings) -> AutoModel:
     return AutoModel(**{f.name: getattr(settings, f.name) for f in fields(settings)})
+
+
+def _holding(y: FloatArray) -> NDArray[np.bool_]:
+    """(N,) series whose values nearly all equal the one before."""
+    pairs = np.isfinite(y[:, 1:]) & np.isfinite(y[:, :-1])
+    same = (y[:, 1:] == y[:, :-1]).sum(axis=1)
+    return np.asarray(same > HOLDING * np.maximum(pairs.sum(axis=1), 1))
 
 
 def _middle(stack: FloatArray) -> FloatArray:

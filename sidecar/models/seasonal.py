@@ -46,6 +46,8 @@ ALMOST: Final = 0.97
 # Above this share of missing means a series is fitted by itself, without drawing lines over gaps.
 GAPPY: Final = 0.05
 FINEST: Final = 48
+# What is left of a profile below this is noise, and would only keep a series from being flat.
+LEAST_WEIGHT: Final = 0.1
 
 
 def periods_of(season: object) -> tuple[int, ...]:
@@ -276,7 +278,9 @@ class SeasonalModel(ForecastModel[SeasonalState]):
         profile[:, used] = both
         before = _size(profile)
         profile *= gate
-        return profile, _size(profile) / np.where(before > 0, before, 1.0)
+        weight = _size(profile) / np.where(before > 0, before, 1.0)
+        profile[weight < LEAST_WEIGHT] = 0.0
+        return profile, np.where(weight < LEAST_WEIGHT, 0.0, weight)
 
     def _agreement(
         self, first: FloatArray, second: FloatArray, used: NDArray[np.bool_]
