@@ -42,13 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of ``sentinel`` and ``python -m sidecar``."""
     options = _parser().parse_args(arguments)
     try:
-        config = _config(options)
+        return int(options.command(_config(options), options))
     except ConfigError as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)
         return EXIT_USAGE
-    try:
-        return int(options.command(config, options))
     except SidecarError as error:
         print(f"sentinel: {error}", file=sys.stderr)
         return EXIT_FAILED

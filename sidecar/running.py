@@ -47,6 +47,7 @@ from sidecar.serve.readings import of_readers, of_writers
 from sidecar.serve.remote_read import RemoteReadServer
 from sidecar.serve.status import count_reasons, count_states, series_facts
 from sidecar.serve.upstream import Upstream
+from sidecar.serve.web_config import Doorkeeper, WebConfig, load_web_config
 from sidecar.trainer import StoredVersions, Trainer, TrainingNote
 from sidecar.watching import CycleNote, Ports, Watch
 
@@ -267,7 +268,11 @@ class Running:
 
     async def _listen(self) -> web.AppRunner:
         config = self.config
-        api = QueryApi(self._upstream, self._paths, now_ms=_now_ms)
+        protection = WebConfig()
+        if config.web_config_file:
+            protection = await self.in_thread(load_web_config, config.web_config_file)
+        self._door = Doorkeeper(protection)
+        self._query_api = api = QueryApi(self._upstream, self._paths, now_ms=_now_ms)
         app = build_app(
             self,
             self._metrics,
@@ -277,12 +282,14 @@ class Running:
                 *query_api.routes(api),
                 *remote_read.routes(RemoteReadServer(self._paths)),
             ],
-            middlewares=[self._guard.middleware],
+            middlewares=[self._guard.middleware, self._door.middleware],
         )
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await runner.setup()
         try:
-            await web.TCPSite(runner, config.emitter_host, config.emitter_port).start()
+            await web.TCPSite(
+                runner, config.emitter_host, config.emitter_port, ssl_context=protection.context
+            ).start()
         except OSError as error:
             await runner.cleanup()
             raise SidecarError(
@@ -439,6 +446,10 @@ class Running:
                 worst = max(worst, self.loop.time() - due)
                 self._lag_s = max(self._lag_s, worst)
             self._lag_s = worst
+            try:
+                await self.in_thread(self._door.refresh)
+            except OSError as error:  # ssl.SSLError is one
+                log.warning("the new certificate is not used, the old one stays: %s", error)
 
     async def _close(self) -> None:
         """Reverse of the building; each step is taken even where one before it fails."""
@@ -461,6 +472,8 @@ class Running:
                 await step()
             except Exception:
                 log.exception("while stopping")
+        if hasattr(self, "_query_api"):
+            self._query_api.close()
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     # What is read when /metrics is scraped

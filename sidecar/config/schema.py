@@ -332,6 +332,8 @@ class SentinelConfig(Section):
         train_timeout: how long one batch of fits may take before its worker is killed.
         enable_admin_api: whether ``/api/v1/models/...`` and ``/-/reload`` take orders.
         log_format: ``text`` or ``json``.
+        web_config_file: TLS and passwords for the sidecar's own port, with the keys of Prometheus'
+            exporters.
         withdraw_on_shutdown: whether outputs end with stale markers when Sentinel stops.
         external_labels: what the server adds to its series on remote read, taken off again; None
             asks the server.
@@ -353,6 +355,7 @@ class SentinelConfig(Section):
     train_timeout: values.Duration = "5m"
     enable_admin_api: bool = False
     log_format: Literal["text", "json"] = "text"
+    web_config_file: values.PathText | None = None
     withdraw_on_shutdown: bool = False
     external_labels: values.Labels | None = None
     remote_read: RemoteReadConfig = field(default_factory=RemoteReadConfig)
