@@ -140,6 +140,8 @@ def parse_mixed_run(data: Bytes) -> RunSamples | None:
         start = stop
     if not found:
         return parse_long_run(data)
+    if len(found) == 1:
+        return found[0]
     times, values, ends = zip(*found, strict=True)
     return RunSamples(np.concatenate(times), np.concatenate(values), np.concatenate(ends))
 
@@ -154,7 +156,8 @@ def _parse_mixed_piece(data: Bytes) -> RunSamples | None:
     if is_head[-1] or (is_head & is_tail).any() or (heads[is_short] != _SHORT_HEAD).any():
         return None
     last_rows = np.flatnonzero(~is_head)
-    words = _column(data, "<u8", 1, rows, ROW_BYTES)[last_rows].astype(np.uint64)
+    # take, not []: it copies the column into alignment first, which is three times as fast.
+    words = _column(data, "<u8", 1, rows, ROW_BYTES).take(last_rows).astype(np.uint64, copy=False)
     if not _are_times(words):
         return None
     times = np.empty(len(words), dtype=np.int64)
@@ -163,7 +166,7 @@ def _parse_mixed_piece(data: Bytes) -> RunSamples | None:
     head_rows = np.flatnonzero(is_head)
     # A value begins in its head and ends in its tail: rows before it, less the heads among them.
     places = head_rows - np.arange(len(head_rows))
-    values[places] = _column(data, "<f8", 3, rows - 1, ROW_BYTES)[head_rows]
+    values[places] = _column(data, "<f8", 3, rows - 1, ROW_BYTES).take(head_rows)
     return RunSamples(times, values, (last_rows + 1) * ROW_BYTES)
 
 
