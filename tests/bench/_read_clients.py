@@ -1,4 +1,4 @@
-"""Two ways to read from a server: ours, and what one would write first.
+"""Ways to read from a server: the bare codec, the product's reader, and what one would write first.
 
 ::
 
@@ -16,6 +16,9 @@ from pathlib import Path
 import aiohttp
 import numpy as np
 
+from sidecar.remote.http import HttpClient
+from sidecar.remote.reader import RemoteReader
+from sidecar.remote.settings import HttpSettings
 from sidecar.series import LabelSet, RawSeries, Selector
 from sidecar.wire import snappy
 from sidecar.wire.chunks import ChunkDecoder
@@ -65,6 +68,17 @@ async def by_chunks(url: str, query: ReadQuery) -> list[RawSeries]:
     return reply.series[0]
 
 
+async def by_reader(url: str, query: ReadQuery) -> list[RawSeries]:
+    """As the product reads: in slices, with budgets, retries and labels stripped."""
+    client = HttpClient(HttpSettings(url=url))
+    reader = RemoteReader(client)
+    try:
+        return await reader.read(query.selector, query.start_ms, query.end_ms)
+    finally:
+        await reader.close()
+        await client.close()
+
+
 async def by_protobuf_loop(url: str, query: ReadQuery) -> list[RawSeries]:
     """SAMPLES, the protobuf classes, and a loop over the samples."""
     body = snappy.compress(encode_read_request([query], accept_chunks=False))
@@ -86,7 +100,11 @@ async def by_protobuf_loop(url: str, query: ReadQuery) -> list[RawSeries]:
     ]
 
 
-CLIENTS: dict[str, Client] = {"chunks": by_chunks, "protobuf": by_protobuf_loop}
+CLIENTS: dict[str, Client] = {
+    "chunks": by_chunks,
+    "reader": by_reader,
+    "protobuf": by_protobuf_loop,
+}
 
 
 def memory_bytes(kind: str) -> int:

@@ -6,7 +6,7 @@ import statistics
 import sys
 import time
 from argparse import Namespace, _ArgumentGroup
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -200,15 +200,18 @@ def read_xor_end_to_end(options: Namespace) -> Iterator[Figure]:
                     del found
                     if turn:
                         rates[kind].append(amount / elapsed)
-            return [_end_to_end(rates), *[await peak(server, query, kind) for kind in CLIENTS]]
+            rows = [_end_to_end(name, rates[kind], rates["protobuf"]) for kind, name in READS]
+            return [*rows, *[await peak(server, query, kind) for kind in CLIENTS]]
 
     yield from asyncio.run(measure())
 
 
-def _end_to_end(rates: Mapping[str, Sequence[float]]) -> Figure:
-    ours, plain = rates["chunks"], rates["protobuf"]
+READS: Final = (("chunks", "read_xor_end_to_end"), ("reader", "read_reader_end_to_end"))
+
+
+def _end_to_end(name: str, ours: Sequence[float], plain: Sequence[float]) -> Figure:
     return Figure(
-        "read_xor_end_to_end",
+        name,
         statistics.median(ours),
         "M samples/s wall",
         "SAMPLES, protobuf loop",
