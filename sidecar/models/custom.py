@@ -225,4 +225,4 @@ def _loaded(instance: BaseModel, blob: bytes) -> BaseModel:
 
 
 def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+    return " ".join(f"{type(error).__name__}: {error}".split())

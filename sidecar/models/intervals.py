@@ -4,15 +4,15 @@ A model's own interval assumes that its residuals are normal and the future is a
 past; on real series it covers less than it says, and differently from series to series. So each
 series learns, from forecasts whose instants have come, by how much to scale its widths:
 
-    half width = analytic half width * k^(1/3) * side * shape(lead)
+    half width = analytic half width * k^(1/3) * gain * side * shape(lead)
 
-k is the empirical (1 - a)-quantile of the newest scores |residual| / analytic half width, pooled
-over leads (conformal prediction), and a, the share that may lie outside, is steered by what did lie
-outside (adaptive conformal inference: a += .02 (.05 - missed); Gibbs and Candes 2021). The cube
-root blends the two: analytic widths react at once, conformal ones are right on average, and the
-steering makes up for what the root takes away. ``side``,
-one above the mean and its inverse below, follows where the misses are, so that skewed residuals get
-a skewed interval; ``shape`` does the same between leads, for a model whose widths grow too fast or
+k is the quantile of the newest scores |residual| / analytic half width, pooled over leads
+(conformal prediction); its cube root reacts at once without following every burst. ``gain`` makes
+up for the rest and is steered by what did lie outside, log gain += .03 (missed - .05), so that in
+the long run 5 % do, whatever the series and the model (adaptive conformal inference: Gibbs and
+Candes 2021; on the width itself as in Angelopoulos, Candes and Tibshirani 2023). ``side``, one
+above the mean and its inverse below, follows where the misses are, so that skewed residuals get a
+skewed interval; ``shape`` does the same between leads, for a model whose widths grow too fast or
 too slowly. Both move in small steps, so that only what lasts counts.
 
 Take it for every model; it knows nothing of them. Memory per series: 1.1 KB and four bytes for each
@@ -35,14 +35,12 @@ BoolArray = NDArray[np.bool_]
 
 RING: Final = 240
 BLEND: Final = 1 / 3
-STEERING: Final = 0.02
+STEERING: Final = 0.03
 SIDEWAYS: Final = 0.005
 ALONG: Final = 0.01
-# As logarithms: how far the sides and the shape may go.
-LARGEST_SIDE, LARGEST_SHAPE = 0.7, 1.0
+# As logarithms: how far gain, sides and shape may go.
+LARGEST_GAIN, LARGEST_SIDE, LARGEST_SHAPE = 5.0, 0.7, 1.0
 FEWEST: Final = 24
-# How wide where the steering asks for more than any score seen.
-BEYOND: Final = 1.3
 WIDEST: Final = 100.0
 MOST: Final = 1e6
 LONGEST_MEMORY: Final = 64
@@ -75,7 +73,7 @@ class Calibration:
         scores: (N, RING) float32, the newest residuals / analytic half widths, with their sign;
             NaN = none yet. A ring: ``place`` is where the next one goes.
         place: (N,) int64.
-        share: (N,) a, the share of instants that may lie outside, as steered.
+        gain: (N,) logarithm of the gain.
         side: (N,) logarithm of the side factor.
         shape: (N, G) logarithm of the shape factor at the leads 1, 2, 4, 8, ...
         factor: (N, 2) what widths below and above the mean are multiplied by, but for the shape.
@@ -86,7 +84,7 @@ class Calibration:
 
     scores: Float32Array
     place: NDArray[np.int64]
-    share: FloatArray
+    gain: FloatArray
     side: FloatArray
     shape: FloatArray
     factor: FloatArray
@@ -107,7 +105,7 @@ def start(n: int, longest_lead: int = 1, level: float = 0.95) -> Calibration:
     return Calibration(
         scores=np.full((n, RING), np.nan, np.float32),
         place=np.zeros(n, np.int64),
-        share=np.full(n, 1.0 - level),
+        gain=np.zeros(n),
         side=np.zeros(n),
         shape=np.zeros((n, octaves)),
         factor=np.ones((n, 2)),
@@ -194,7 +192,7 @@ def observe(
     outside: BoolArray = use & (np.abs(residuals) > bound)
     moved = _steered(calibration, lead_array, residuals, use, outside)
     scores, place = _stored(calibration, score, use)
-    factor = _factors(scores, moved.share, moved.side)
+    factor = _factors(scores, moved)
     newest = factor.mean(axis=1, keepdims=True).astype(np.float32)
     issued = np.concatenate([newest, calibration.issued[:, :-1]], axis=1)
     return replace(moved, scores=scores, place=place, factor=factor, issued=issued)
@@ -207,11 +205,11 @@ def _steered(
     use: BoolArray,
     outside: BoolArray,
 ) -> Calibration:
-    """Share, side, shape and coverage after the judged leads of one instant."""
+    """Gain, side, shape and coverage after the judged leads of one instant."""
     count = np.maximum(use.sum(axis=1), 1)
     seen, whole = use.any(axis=1), use.all(axis=1, keepdims=True)
     missed = as_float(outside.sum(axis=1) / count)
-    share = calibration.share + np.where(seen, STEERING * (1 - calibration.level - missed), 0.0)
+    gain = calibration.gain + np.where(seen, STEERING * (missed - 1 + calibration.level), 0.0)
     tilt = np.where(outside, np.sign(residuals), 0.0).sum(axis=1) / count
     side = calibration.side + SIDEWAYS * tilt
     octaves = _octaves(leads, calibration.shape.shape[1])
@@ -219,7 +217,7 @@ def _steered(
     shape = calibration.shape + np.where(whole, ALONG * uneven, 0.0)
     return replace(
         calibration,
-        share=np.clip(share, -0.05, 0.5),
+        gain=np.clip(gain, -LARGEST_GAIN, LARGEST_GAIN),
         side=np.clip(side, -LARGEST_SIDE, LARGEST_SIDE),
         shape=np.clip(shape, -LARGEST_SHAPE, LARGEST_SHAPE),
         hits=np.where(seen, FORGETTING * calibration.hits + 1 - missed, calibration.hits),
@@ -240,14 +238,15 @@ def _stored(
     return scores, place
 
 
-def _factors(scores: Float32Array, share: FloatArray, side: FloatArray) -> FloatArray:
-    """(N, 2) k^(1/3) / side and k^(1/3) side, below and above; 1 until there are ``FEWEST``."""
+def _factors(scores: Float32Array, steered: Calibration) -> FloatArray:
+    """(N, 2) k^(1/3) gain, over side and times side, below and above; 1 until ``FEWEST`` scores."""
+    side = steered.side
     towards = np.exp(side).astype(np.float32)[:, None]
     sizes = np.sort(np.where(scores > 0, scores / towards, -scores * towards), axis=1)  # NaN last
     count = np.isfinite(sizes).sum(axis=1)
-    rank = np.ceil((1 - share) * (count + 1)).astype(np.int64)
-    at = np.clip(rank - 1, 0, np.maximum(count - 1, 0))
+    rank = np.ceil(steered.level * (count + 1)).astype(np.int64)
+    at = np.clip(np.minimum(rank, count) - 1, 0, None)
     k = np.take_along_axis(sizes, at[:, None], axis=1)[:, 0].astype(np.float64)
-    k = np.where(rank > count, BEYOND * k, k)
-    factor = np.where(count >= FEWEST, np.clip(k**BLEND, 1 / WIDEST, WIDEST), 1.0)
-    return np.stack([factor * np.exp(-side), factor * np.exp(side)], axis=1)
+    middle = np.clip(k**BLEND, 1 / WIDEST, WIDEST) * np.exp(steered.gain)
+    factors = np.stack([middle * np.exp(-side), middle * np.exp(side)], axis=1)
+    return np.where((count >= FEWEST)[:, None], factors, 1.0)
