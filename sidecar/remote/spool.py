@@ -142,7 +142,6 @@ class Spool:
 
     def rollback(self) -> None:
         """Leave everything, here and in whoever gave ``on_rollback``, as it was at ``begin``."""
-        self._draft = self.tally
         for undo in reversed(self._undo):
             undo()
         self._undo = []

@@ -160,6 +160,18 @@ async def test_a_quarantine_survives_a_restart(tmp_path: Any) -> None:
             assert writer.quarantined() == (labels[3],)
 
 
+async def test_a_refusal_that_was_a_passing_whim_puts_nobody_into_quarantine() -> None:
+    time, labels = FastTime(), series(64)
+    async with FakePrometheus(now_s=time.true_s) as fake:
+        async with writing(fake.url, time, shards=1) as writer:
+            fake.give(WRITE, Answer(204), Answer(400, b"a whim"))
+            await writer.append([block(labels, at := time.now_ms())])
+            await until_delivered(writer)
+            assert writer.quarantined() == ()
+            assert writer.stats().dropped == {}
+        assert_stored(fake, labels, at)
+
+
 async def test_several_poisoned_series_are_all_found() -> None:
     time, labels = FastTime(), series(2000)
     bad = {labels[i] for i in (3, 4, 700, 701, 1500, 1999)}

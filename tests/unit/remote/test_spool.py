@@ -198,6 +198,22 @@ def test_the_number_of_shards_is_kept_while_anything_is_pending(tmp_path: Path) 
     spool.close()
 
 
+def test_a_commit_waits_for_the_disk(spool: Spool) -> None:
+    [synchronous] = spool._db.execute("PRAGMA synchronous").fetchone()
+    [journal] = spool._db.execute("PRAGMA journal_mode").fetchone()
+    assert (synchronous, journal) == (2, "wal")  # 2 is FULL
+
+
+def test_what_a_rollback_undoes_is_undone_once(spool: Spool) -> None:
+    undone: list[int] = []
+    spool.begin()
+    spool.on_rollback(lambda: undone.append(1))
+    spool.on_rollback(lambda: undone.append(2))
+    spool.rollback()
+    spool.rollback()
+    assert undone == [2, 1]
+
+
 def test_a_second_process_is_refused(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "s", 1, BIG)
     with pytest.raises(SpoolUnusable) as caught:
