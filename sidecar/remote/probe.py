@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 _MAX_BYTES: Final = 16 * 1024 * 1024
 _SERIES_BYTES: Final = 256 * 1024 * 1024
 _MAX_SKEW_S: Final = 60.0
-_PROBE_TIMEOUT_S: Final = 10.0
 _NOTHING: Final = Selector((Matcher(METRIC_NAME, MatchOp.EQUAL, "sentinel_probe_of_nothing"),))
 
 
@@ -65,23 +64,25 @@ async def probe(
     read_client: HttpClient | None = None,
     write_client: HttpClient | None = None,
     now_s: Callable[[], float] = time.time,
+    timeout_s: float = 10.0,
 ) -> ServerFacts:
     """Ask a server what it is. Writes nothing: the write request is empty.
 
     Args:
         client: for the query API.
         read_client, write_client: where remote read and remote write go elsewhere.
+        timeout_s: for each question.
 
     Raises:
         Unavailable: it does not answer at all.
     """
     writer = write_client or client
     build, config, flags, read, write = await asyncio.gather(
-        _build(client),
-        _config(client),
-        _flags(client),
-        _reads(read_client or client, read_path, now_s),
-        _writes(writer, write_path),
+        _build(client, timeout_s),
+        _config(client, timeout_s),
+        _flags(client, timeout_s),
+        _reads(read_client or client, read_path, now_s, timeout_s),
+        _writes(writer, write_path, timeout_s),
     )
     offset = writer.server_clock.skew_s(now_s())
     if offset is None:
@@ -170,25 +171,29 @@ class _Config:
     ooo_window_ms: int | None = None
 
 
-async def _build(client: HttpClient) -> tuple[str, str]:
+async def _build(client: HttpClient, timeout_s: float) -> tuple[str, str]:
     try:
         reply = await client.request(
-            "GET", "/api/v1/status/buildinfo", max_bytes=_MAX_BYTES, timeout_s=_PROBE_TIMEOUT_S
+            "GET", "/api/v1/status/buildinfo", max_bytes=_MAX_BYTES, timeout_s=timeout_s
         )
     except Rejected:
         return "", ""
-    data = _mapping(_data(reply.body, "buildinfo"))
+    try:
+        data = _mapping(_data(reply.body, "buildinfo"))
+    except Unavailable as error:  # a page for humans, as some gateways give for every path
+        log.debug("a fact stays unknown: %s", error)
+        return "", ""
     # VictoriaMetrics names a Prometheus version here, for Grafana's sake.
     product = "victoriametrics" if "x-server-hostname" in reply.headers else "prometheus"
     return str(data.get("version", "")), product
 
 
-async def _flags(client: HttpClient) -> Mapping[str, Any]:
-    return _mapping(await _optional(client, "/api/v1/status/flags"))
+async def _flags(client: HttpClient, timeout_s: float) -> Mapping[str, Any]:
+    return _mapping(await _optional(client, "/api/v1/status/flags", timeout_s))
 
 
-async def _config(client: HttpClient) -> _Config:
-    text = _mapping(await _optional(client, "/api/v1/status/config")).get("yaml")
+async def _config(client: HttpClient, timeout_s: float) -> _Config:
+    text = _mapping(await _optional(client, "/api/v1/status/config", timeout_s)).get("yaml")
     return await asyncio.to_thread(_parse_config, text) if isinstance(text, str) else _Config()
 
 
@@ -217,7 +222,7 @@ def _parse_config(text: str) -> _Config:
 
 
 async def _reads(
-    client: HttpClient, path: str, now_s: Callable[[], float]
+    client: HttpClient, path: str, now_s: Callable[[], float], timeout_s: float
 ) -> tuple[bool | None, str]:
     now_ms = int(now_s() * 1000)
     body = snappy.compress(encode_read_request([ReadQuery(_NOTHING, now_ms - 1, now_ms)]))
@@ -233,7 +238,7 @@ async def _reads(
                 "X-Prometheus-Remote-Read-Version": "0.1.0",
             },
             max_bytes=_MAX_BYTES,
-            timeout_s=_PROBE_TIMEOUT_S,
+            timeout_s=timeout_s,
         )
     except Rejected as error:
         return False, f"remote read does not work, the query API is used instead: {error}"
@@ -245,7 +250,7 @@ async def _reads(
     return True, ""
 
 
-async def _writes(client: HttpClient, path: str) -> tuple[bool | None, str]:
+async def _writes(client: HttpClient, path: str, timeout_s: float) -> tuple[bool | None, str]:
     try:
         await client.request(
             "POST",
@@ -256,7 +261,7 @@ async def _writes(client: HttpClient, path: str) -> tuple[bool | None, str]:
                 "Content-Type": "application/x-protobuf",
                 "X-Prometheus-Remote-Write-Version": "0.1.0",
             },
-            timeout_s=_PROBE_TIMEOUT_S,
+            timeout_s=timeout_s,
         )
     except Rejected as error:
         hint = ""
@@ -268,9 +273,9 @@ async def _writes(client: HttpClient, path: str) -> tuple[bool | None, str]:
     return True, ""
 
 
-async def _optional(client: HttpClient, path: str) -> Any:
+async def _optional(client: HttpClient, path: str, timeout_s: float) -> Any:
     try:
-        reply = await client.request("GET", path, max_bytes=_MAX_BYTES, timeout_s=_PROBE_TIMEOUT_S)
+        reply = await client.request("GET", path, max_bytes=_MAX_BYTES, timeout_s=timeout_s)
         return await asyncio.to_thread(_data, reply.body, path)
     except RemoteError as error:
         log.debug("a fact stays unknown: %s", error)
