@@ -12,7 +12,7 @@ import numpy as np
 from scipy.optimize import least_squares
 from scipy.signal import lfilter
 
-from sidecar.models.arma import Family, Problem, Replayed, largest_residual
+from sidecar.models.arma import KEPT, Family, Found, Problem, Replayed, largest_residual
 from sidecar.models.recursion import GROWTH
 from sidecar.series import FloatArray
 
@@ -28,21 +28,23 @@ class Series:
     weight: FloatArray
 
 
-def search(family: Family, problem: Problem, start: FloatArray, steps: int) -> FloatArray:
-    """The parameters with the least sum of squares within ``steps`` of ``start``; both (P, N)."""
+def search(family: Family, problem: Problem, start: FloatArray, steps: int) -> Found:
+    """Least squares within ``steps`` evaluations of ``start`` (P, N)."""
     found = start.copy()
-    if start.size:
-        for i, series in enumerate(_each(problem)):
-            found[:, i] = _search(family, series, start[:, i], steps)
-    return found
-
-
-def errors(family: Family, problem: Problem, params: FloatArray) -> FloatArray:
-    """The one-step residuals at ``params`` (P, N), (T, N)."""
-    e = np.empty_like(problem.x)
+    judged = []
     for i, series in enumerate(_each(problem)):
-        e[:, i] = Residuals(family, series, params[:, i]).e
-    return e
+        if len(start):
+            found[:, i] = _search(family, series, start[:, i], steps)
+        judged.append(Residuals(family, series, found[:, i]).e * series.weight)
+    e = np.array(judged).T
+    return Found(found, np.einsum("tn,tn->n", e, e), e[-KEPT:])
+
+
+def cost(family: Family, problem: Problem, params: FloatArray) -> FloatArray:
+    """Sum of squared residuals at ``params`` (P, N), (N,)."""
+    each = enumerate(_each(problem))
+    judged = [Residuals(family, one, params[:, i]).e * one.weight for i, one in each]
+    return np.array([e @ e for e in judged])
 
 
 def replay(

@@ -47,6 +47,7 @@ from sidecar.series import FloatArray
 
 BLOCKS, CERTAIN = 8, 10.0  # see ``certain_drift``
 REACH = 4.0  # see above
+KEPT = 16  # newest values that are kept of a fit, enough for the past of any ARIMA
 NORMAL = float(np.sqrt(np.pi / 2.0))  # deviation over mean size of normal residuals
 
 
@@ -219,6 +220,15 @@ def make_problem(family: Family, prepared: Prepared) -> Problem:
     if begin.any():
         x = np.where(np.arange(len(x))[:, None] < begin, 0.0, x)
     return Problem(x, begin, prepared.weight)
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Where a search ended: params (P, N), cost (N,) and the ``KEPT`` newest residuals e (K, N)."""
+
+    params: FloatArray
+    cost: FloatArray
+    e: FloatArray
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,9 @@ import numpy as np
 
 from sidecar.models import alone, together
 from sidecar.models.arma import (
+    KEPT,
     Family,
+    Found,
     Prepared,
     Problem,
     Replayed,
@@ -23,17 +25,14 @@ from sidecar.series import FloatArray
 FEW = 4  # up to so many series are fitted one after the other; measured by tests.bench
 STEPS, WARM_STEPS = 16, 2  # of a search at most
 IMPUTATIONS = 2  # how often gaps are filled anew by the model and the model fitted again
-KEPT = 16  # newest values that a ``Fit`` keeps, enough for the past of a family without a season
 
 
 class Solver(Protocol):
     """What ``alone`` and ``together`` both do; see there."""
 
-    def search(
-        self, family: Family, problem: Problem, start: FloatArray, steps: int
-    ) -> FloatArray: ...
+    def search(self, family: Family, problem: Problem, start: FloatArray, steps: int) -> Found: ...
 
-    def errors(self, family: Family, problem: Problem, params: FloatArray) -> FloatArray: ...
+    def cost(self, family: Family, problem: Problem, params: FloatArray) -> FloatArray: ...
 
     def replay(
         self, family: Family, problem: Problem, z: FloatArray, params: FloatArray, *, robust: bool
@@ -103,21 +102,19 @@ def _fit(
     if robust:
         calm = solver.replay(family, problem, z, params, robust=True)
         problem, z = replace(problem, x=calm.x), calm.z
-    params = solver.search(family, problem, params, steps)
-    if problem.weight is None:
-        e = solver.errors(family, problem, params)
-    else:
-        for _ in range(IMPUTATIONS):  # fill the gaps by what the model expects, fit again
-            filled = solver.replay(family, problem, z, params, robust=False)
-            problem, z = replace(problem, x=filled.x), filled.z
-            params = solver.search(family, problem, params, steps)
-        filled = solver.replay(family, problem, z, params, robust=False)
-        z, e = filled.z, filled.e
-    cost = np.einsum("tn,tn->n", e, e)
+    found = solver.search(family, problem, params, steps)
+    for _ in range(0 if problem.weight is None else IMPUTATIONS):
+        filled = solver.replay(family, problem, z, found.params, robust=False)
+        problem, z = replace(problem, x=filled.x), filled.z
+        found = solver.search(family, problem, found.params, steps)
+    if problem.weight is not None:
+        filled = solver.replay(family, problem, z, found.params, robust=False)
+        z, cost = filled.z, np.einsum("tn,tn->n", filled.e, filled.e)
+        found = Found(found.params, cost, filled.e[-KEPT:])
     freedom = prepared.count - len(family.lower) - family.projected
-    sigma = np.sqrt(cost / np.maximum(freedom, 1))
+    sigma = np.sqrt(found.cost / np.maximum(freedom, 1))
     kept = len(z) if family.season else KEPT
-    return Fit(params, z[-kept:].T.copy(), e[-kept:].T.copy(), cost, sigma)
+    return Fit(found.params, z[-kept:].T.copy(), found.e.T.copy(), found.cost, sigma)
 
 
 def _start(family: Family, problem: Problem, warm: FloatArray | None, solver: Solver) -> FloatArray:
@@ -130,13 +127,8 @@ def _start(family: Family, problem: Problem, warm: FloatArray | None, solver: So
     best = whittle_start(family, part)
     if family.second_start is not None:
         other = family.second_start(best)
-        costs = [_cost(family, part, params, solver) for params in (best, other)]
+        costs = [solver.cost(family, part, params) for params in (best, other)]
         best = np.where(costs[1] < costs[0], other, best)
     start = start.copy()
     start[:, cold] = best
     return start
-
-
-def _cost(family: Family, problem: Problem, params: FloatArray, solver: Solver) -> FloatArray:
-    e = solver.errors(family, problem, params)
-    return np.asarray(np.einsum("tn,tn->n", e, e if problem.weight is None else e * problem.weight))

@@ -22,30 +22,34 @@ LARGEST_DAMPING = 1e9
 
 @dataclass(frozen=True, eq=False)
 class Local:
-    """A sum of squares around one point: value (N,), gradient (P, N), Gauss-Newton matrix.
+    """Sums of squares around one point each: near it, cost + 2 gradient s + s hessian s.
 
-    All of half the sum of squares' scale: the model is cost + 2 g s + s H s.
+    Attributes:
+        cost: (N,). gradient: (P, N). hessian: (P, P, N) by Gauss and Newton.
+        extra: (K, N) what else the caller wants to know of the best point.
     """
 
     cost: FloatArray
     gradient: FloatArray
     hessian: FloatArray
+    extra: FloatArray
 
     @classmethod
     def joined(cls, parts: list["Local"]) -> "Local":
-        return cls(
-            np.concatenate([part.cost for part in parts]),
-            np.concatenate([part.gradient for part in parts], axis=1),
-            np.concatenate([part.hessian for part in parts], axis=2),
-        )
+        """The problems of all parts, in order."""
+        arrays = zip(*(part._arrays() for part in parts), strict=True)
+        return cls(*(np.concatenate(pieces, axis=-1) for pieces in arrays))
 
-    def rows(self, rows: IntArray) -> "Local":
-        return Local(self.cost[rows], self.gradient[:, rows], self.hessian[:, :, rows])
+    def columns(self, columns: IntArray) -> "Local":
+        return Local(*(array[..., columns] for array in self._arrays()))
 
-    def assign(self, rows: IntArray, other: "Local") -> None:
-        self.cost[rows] = other.cost
-        self.gradient[:, rows] = other.gradient
-        self.hessian[:, :, rows] = other.hessian
+    def assign(self, columns: IntArray, other: "Local") -> None:
+        """Overwrite the problems ``columns`` with those of ``other``, in place."""
+        for array, news in zip(self._arrays(), other._arrays(), strict=True):
+            array[..., columns] = news
+
+    def _arrays(self) -> tuple[FloatArray, ...]:
+        return self.cost, self.gradient, self.hessian, self.extra
 
 
 Evaluate: TypeAlias = Callable[[FloatArray, IntArray], Local]
@@ -58,21 +62,26 @@ def minimise(
     upper: FloatArray,
     steps: int,
     tolerance: float,
-) -> FloatArray:
-    """Params (P, N) with the least cost within reach of ``start``.
+) -> tuple[FloatArray, Local]:
+    """Search for the least cost within reach of ``start``.
 
     Args:
         evaluate: gives the local model of the problems with the given indices at params (P, n).
         start: (P, N). lower, upper: (P, 1).
         steps: at most so many evaluations after the first.
         tolerance: a problem is done when a step promises less than this share of its cost.
+
+    Returns:
+        The best params (P, N), and the local model there.
     """
     params = np.clip(start, lower, upper)
     live = np.arange(params.shape[1])
     here = evaluate(params, live)
     damping = np.full(len(live), FIRST_DAMPING)
-    for _ in range(steps):
-        step, promised = bounded_step(here.rows(live), params[:, live], lower, upper, damping[live])
+    for _ in range(steps if len(params) else 0):
+        step, promised = bounded_step(
+            here.columns(live), params[:, live], lower, upper, damping[live]
+        )
         moving = (np.abs(promised) > tolerance * here.cost[live]) & (
             damping[live] < LARGEST_DAMPING
         )
@@ -85,8 +94,8 @@ def minimise(
         damping[live] *= np.where(gain > 0.5 * promised, 0.1, np.where(gain > 0.0, 0.7, 8.0))
         won = np.flatnonzero(gain > 0.0)
         params[:, live[won]] = trial[:, won]
-        here.assign(live[won], there.rows(won))
-    return params
+        here.assign(live[won], there.columns(won))
+    return params, here
 
 
 def bounded_step(

@@ -50,11 +50,12 @@ def _interpolated(y: FloatArray, present: BoolArray) -> FloatArray:
 
 
 def without_towers(y: FloatArray) -> FloatArray:
-    """``y`` (N, T) with values that tower over all others of their row as missing.
+    """``y`` (N, T) with values that tower over all others of their row made ordinary.
 
-    That is up to one in a hundred values (at least one) that lie more than ``TOWER`` times the
-    range of the others outside it: something was read wrongly, which is not a busy minute. A
-    history of fewer than ``MIN_HISTORY`` instants is returned as it is.
+    Those are up to one in a hundred values (at least one) that lie more than ``TOWER`` times the
+    range of the others outside it: something was read wrongly, which is not a busy minute. In their
+    place comes what lies between their neighbours. Missing values stay missing. A history of fewer
+    than ``MIN_HISTORY`` instants is returned as it is.
     """
     if y.shape[1] < MIN_HISTORY:
         return y
@@ -62,13 +63,14 @@ def without_towers(y: FloatArray) -> FloatArray:
     for rows in chunks(len(y)):
         suspects = rows[_lopsided(y[rows])]
         values = y[suspects]
-        ordered = np.sort(interpolate(values, np.isfinite(values)), axis=1)
+        present = np.isfinite(values)
+        ordered = np.sort(interpolate(values, present), axis=1)
         low, high = ordered[:, few, None], ordered[:, -1 - few, None]
         room = TOWER * (high - low)
-        towers = (values < low - room) | (values > high + room)
+        towers = present & ((values < low - room) | (values > high + room))
         if towers.any():
             calm = y.copy() if calm is y else calm
-            calm[suspects] = np.where(towers, np.nan, values)
+            calm[suspects] = np.where(towers, interpolate(values, present & ~towers), values)
     return calm
 
 

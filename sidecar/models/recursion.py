@@ -8,7 +8,7 @@ bandwidth above; ``sidecar.models.arma`` therefore works on chunks of series tha
 
 import numpy as np
 
-from sidecar.models.numeric import IntArray
+from sidecar.models.numeric import BoolArray, IntArray
 from sidecar.series import FloatArray
 
 GROWTH = 1.5  # by how much more the next residual may exceed the limit after one that did
@@ -76,6 +76,7 @@ def follow(
     past = [(coefficient, x, lag) for lag, coefficient in enumerate(ar, start=1)]
     past += [(coefficient, e, lag) for lag, coefficient in enumerate(ma, start=1)]
     base, expected, product = np.empty((3, N))
+    ordinary = np.empty(N, dtype=bool)
     bound = None if limit is None else limit.copy()
     for now in range(pad, pad + T):
         _weigh(undo, now, base, product)
@@ -88,7 +89,7 @@ def follow(
         if weight is not None:
             np.multiply(error, weight[now - pad], out=error)
         if bound is not None and limit is not None:
-            _pull_back(error, bound, limit)
+            _pull_back(error, bound, limit, product, ordinary)
         np.add(expected, error, out=x[now])
         np.add(base, x[now], out=z[now])
     return z[pad:], x[pad:], e[pad:]
@@ -119,13 +120,17 @@ def _begin(
     np.copyto(expected, 0.0, where=age < 0)
 
 
-def _pull_back(error: FloatArray, bound: FloatArray, limit: FloatArray) -> None:
+def _pull_back(
+    error: FloatArray, bound: FloatArray, limit: FloatArray, inside: FloatArray, ordinary: BoolArray
+) -> None:
     """Cut ``error`` to +-bound, and set the bound for the next instant. In place."""
-    inside = np.clip(error, -bound, bound)
-    cut = inside != error
+    np.negative(bound, out=inside)
+    np.maximum(error, inside, out=inside)
+    np.minimum(inside, bound, out=inside)
+    np.equal(inside, error, out=ordinary)
     np.copyto(error, inside)
-    bound *= GROWTH
-    np.copyto(bound, limit, where=~cut)
+    np.multiply(bound, GROWTH, out=bound)
+    np.copyto(bound, limit, where=ordinary)
 
 
 def impulse_response(ar: FloatArray, ma: FloatArray, size: int) -> FloatArray:

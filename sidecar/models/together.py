@@ -9,7 +9,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sidecar.models.arma import Coefficients, Family, Problem, Replayed, largest_residual
+from sidecar.models.arma import (
+    KEPT,
+    Coefficients,
+    Family,
+    Found,
+    Problem,
+    Replayed,
+    largest_residual,
+)
 from sidecar.models.levenberg import Local, minimise
 from sidecar.models.numeric import IntArray, chunks, solve
 from sidecar.models.recursion import deconvolve_twice, follow
@@ -18,8 +26,8 @@ from sidecar.series import FloatArray
 TOLERANCE = 1e-4  # a search ends when its next step promises a smaller fall in the cost
 
 
-def search(family: Family, problem: Problem, start: FloatArray, steps: int) -> FloatArray:
-    """The parameters with the least sum of squares within ``steps`` of ``start``; both (P, N)."""
+def search(family: Family, problem: Problem, start: FloatArray, steps: int) -> Found:
+    """Least squares within ``steps`` evaluations of ``start`` (P, N)."""
 
     def evaluate(params: FloatArray, rows: IntArray) -> Local:
         return Local.joined(
@@ -29,19 +37,14 @@ def search(family: Family, problem: Problem, start: FloatArray, steps: int) -> F
             ]
         )
 
-    if start.size == 0:
-        return start
     lower, upper = family.lower[:, None], family.upper[:, None]
-    return minimise(evaluate, start, lower, upper, steps, TOLERANCE)
+    params, there = minimise(evaluate, start, lower, upper, steps, TOLERANCE)
+    return Found(params, there.cost, there.extra)
 
 
-def errors(family: Family, problem: Problem, params: FloatArray) -> FloatArray:
-    """The one-step residuals at ``params`` (P, N), (T, N)."""
-    e = np.empty_like(problem.x)
-    for part in chunks(e.shape[1]):
-        coefficients = family.coefficients(params[:, part])
-        e[:, part] = residuals(family, problem.rows(part), coefficients).e
-    return e
+def cost(family: Family, problem: Problem, params: FloatArray) -> FloatArray:
+    """Sum of squared residuals at ``params`` (P, N), (N,)."""
+    return search(family, problem, params, 0).cost
 
 
 def replay(
@@ -94,31 +97,23 @@ class Residuals:
 def residuals(family: Family, problem: Problem, coefficients: Coefficients) -> Residuals:
     """What one pass over time gives, by the equations of the module's text."""
     T, N = problem.x.shape
-    pad = family.pad
-    u = np.zeros((pad + T, 2 * N))
-    u[pad:, :N] = problem.x
-    deconvolve_twice(coefficients.ma, u, pad)  # u and w side by side
-    e = u.copy()  # becomes e and v
-    _subtract(e[pad:], np.tile(coefficients.ar, 2), _lags(u, T, range(1, family.p + 1)))
+    pad, parts = family.pad, 2 if family.projected else 1
+    u = np.zeros((pad + T, 2, parts, N))  # of x, and of the start: [:, 0] u, [:, 1] w
+    u[pad:, 0, 0] = problem.x
+    if family.projected:
+        u[pad + problem.begin, 0, 1, np.arange(N)] = 1.0
+    deconvolve_twice(np.tile(coefficients.ma, parts), u.reshape(pad + T, 2 * parts * N), pad)
+    e = u[:, :, 0].copy()  # becomes [:, 0] e, [:, 1] v
+    _subtract(e[pad:], coefficients.ar, _lags(u[:, :, 0], T, range(1, family.p + 1)))
     psi: list[FloatArray] = []
     c = np.empty((0, N))
     if family.projected:
-        response = _start_response(family, problem, coefficients.ma)
-        shifts = _lags(response, T, range(family.projected))
-        psi = [shift[:, :N] for shift in shifts]
+        shifts = _lags(u[:, :, 1], T, range(family.projected))
+        psi = [shift[:, 0] for shift in shifts]
         judged = _weighted(psi, problem.weight)
-        c = solve(_gram(judged, psi), _gram(judged, [e[pad:, :N]]))[:, 0]
-        _subtract(e[pad:], np.tile(c, 2), shifts)
-    return Residuals(e=e[pad:, :N], u=u[:, :N], v=e[:, N:], psi=psi, c=c)
-
-
-def _start_response(family: Family, problem: Problem, ma: FloatArray) -> FloatArray:
-    """psi and L psi / Theta side by side, (pad + T, 2 N)."""
-    T, N = problem.x.shape
-    response = np.zeros((family.pad + T, 2 * N))
-    response[family.pad + problem.begin, np.arange(N)] = 1.0
-    deconvolve_twice(ma, response, family.pad)
-    return response
+        c = solve(_gram(judged, psi), _gram(judged, [e[pad:, 0]]))[:, 0]
+        _subtract(e[pad:], c, shifts)
+    return Residuals(e=e[pad:, 0], u=u[:, 0, 0], v=e[:, 1], psi=psi, c=c)
 
 
 def local_model(family: Family, problem: Problem, params: FloatArray) -> Local:
@@ -127,7 +122,7 @@ def local_model(family: Family, problem: Problem, params: FloatArray) -> Local:
     r = residuals(family, problem, family.coefficients(params))
     columns = _lags(r.u, T, range(1, family.p + 1)) + _lags(r.v, T, range(family.q))
     judged = _weighted([*columns, r.e], problem.weight)
-    gram = _gram_symmetric(judged[:-1], columns)
+    gram = _gram_symmetric(judged, columns)
     if family.projected:
         judged_psi = _weighted(r.psi, problem.weight)
         across = _gram(judged_psi, columns)
@@ -135,6 +130,7 @@ def local_model(family: Family, problem: Problem, params: FloatArray) -> Local:
     chain = family.derivative(params)
     bent = np.einsum("ijn,jqn->iqn", gram, chain)
     return Local(
+        extra=judged[-1][-KEPT:],
         cost=_inner(judged[-1], r.e),
         gradient=-np.einsum("kn,kpn->pn", _gram(columns, judged[-1:])[:, 0], chain),
         hessian=np.einsum("ipn,iqn->pqn", chain, bent),
@@ -147,12 +143,16 @@ def _inner(first: FloatArray, second: FloatArray) -> FloatArray:
 
 def _gram(first: list[FloatArray], second: list[FloatArray]) -> FloatArray:
     """All inner products over time, (first, second, N)."""
-    return np.array([[_inner(a, b) for b in second] for a in first])
+    gram = np.empty((len(first), len(second), second[0].shape[1]))
+    for i, a in enumerate(first):
+        for j, b in enumerate(second):
+            gram[i, j] = _inner(a, b)
+    return gram
 
 
 def _gram_symmetric(first: list[FloatArray], second: list[FloatArray]) -> FloatArray:
-    """``_gram`` where it is known to be symmetric."""
-    size = len(first)
+    """``_gram`` of as many as there are in ``second``, where it is known to be symmetric."""
+    size = len(second)
     gram = np.empty((size, size, first[0].shape[1]))
     for i in range(size):
         for j in range(i + 1):
@@ -161,7 +161,7 @@ def _gram_symmetric(first: list[FloatArray], second: list[FloatArray]) -> FloatA
 
 
 def _lags(padded: FloatArray, size: int, lags: range) -> list[FloatArray]:
-    """Views of ``padded`` (pad + T, N) delayed by each of ``lags``, each (T, N)."""
+    """Views of ``padded`` (pad + T, ...) delayed by each of ``lags``, each (T, ...)."""
     pad = len(padded) - size
     return [padded[pad - lag : pad - lag + size] for lag in lags]
 

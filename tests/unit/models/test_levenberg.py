@@ -36,6 +36,7 @@ def evaluate(y: FloatArray, params: FloatArray, rows: IntArray) -> Local:
         cost=np.einsum("tn,tn->n", residual, residual),
         gradient=np.einsum("ptn,tn->pn", slopes, residual),
         hessian=np.einsum("ptn,qtn->pqn", slopes, slopes),
+        extra=residual[:2],
     )
 
 
@@ -45,7 +46,11 @@ def search(y: FloatArray, steps: int = 60) -> FloatArray:
     def of_y(params: FloatArray, rows: IntArray) -> Local:
         return evaluate(y, params, rows)
 
-    return minimise(of_y, start, LOWER[:, None], UPPER[:, None], steps, 1e-9)
+    params, there = minimise(of_y, start, LOWER[:, None], UPPER[:, None], steps, 1e-9)
+    best = evaluate(y, params, np.arange(len(y)))
+    np.testing.assert_allclose(there.cost, best.cost)
+    np.testing.assert_allclose(there.extra, best.extra)
+    return params
 
 
 def test_every_problem_ends_where_scipy_does_bounds_included() -> None:
