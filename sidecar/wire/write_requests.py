@@ -13,10 +13,6 @@ from sidecar.series import FloatArray, LabelSet, RawSeries, TimeArray
 from sidecar.wire import types_pb2, write_v2_pb2
 from sidecar.wire.assemble import ALL_TIME, Assembler
 from sidecar.wire.labels import DialectV1, DialectV2, read_text
-from sidecar.wire.read_replies import encode_chunked_frames as encode_chunked_frames
-from sidecar.wire.read_replies import (
-    encode_read_response_samples as encode_read_response_samples,
-)
 from sidecar.wire.series_messages import SeriesMessages
 from sidecar.wire.template import WriteTemplateV2
 from sidecar.wire.varint import DELIMITED, Buffer, find_fields
