@@ -117,6 +117,25 @@ SELF_METRICS: Final = (
         "Series without a fresh prediction, by reason.",
         ("reason",),
     ),
+    SelfMetric(
+        "sentinel_forecast_mase",
+        "gauge",
+        "One-step error against the naive forecast's that this share of a watch's series stay "
+        "below; under 1 is better than naive.",
+        ("watch", "share"),
+    ),
+    SelfMetric(
+        "sentinel_forecast_coverage_ratio",
+        "gauge",
+        "Share of a watch's actuals inside their 95 % band, over the newest 60 instants.",
+        ("watch",),
+    ),
+    SelfMetric(
+        "sentinel_drifting_series",
+        "gauge",
+        "Series whose residuals have moved, by what that calls for.",
+        ("severity",),
+    ),
     SelfMetric("sentinel_cycles_total", "counter", "Cycles run, by result.", ("result",)),
     SelfMetric("sentinel_cycle_duration_seconds", "histogram", "Wall time of a watch's cycle."),
     SelfMetric(

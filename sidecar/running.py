@@ -43,9 +43,9 @@ from sidecar.serve.app import build_app
 from sidecar.serve.guard import Connection, Guard
 from sidecar.serve.metrics import Reading, SelfMetrics
 from sidecar.serve.query_api import QueryApi
-from sidecar.serve.readings import of_readers, of_writers
+from sidecar.serve.readings import of_readers, of_watches, of_writers
 from sidecar.serve.remote_read import RemoteReadServer
-from sidecar.serve.status import count_reasons, count_states, series_facts
+from sidecar.serve.status import count_states, series_facts
 from sidecar.serve.upstream import Upstream
 from sidecar.serve.web_config import Doorkeeper, WebConfig, load_web_config
 from sidecar.trainer import StoredVersions, Trainer, TrainingNote
@@ -480,11 +480,7 @@ class Running:
 
     def _readings(self) -> Iterable[Reading]:
         yield Reading("sentinel_ready", {(): float(not self.not_ready())})
-        yield Reading("sentinel_watches", {(): len(self.watches)})
-        states = count_states(self.watches)
-        yield Reading("sentinel_series", {(state,): n for state, n in states.items()})
-        reasons = count_reasons(self.watches, self.rejected())
-        yield Reading("sentinel_no_prediction", {(why,): n for why, n in reasons.items()})
+        yield from of_watches(self.watches, self.rejected())
         yield Reading("sentinel_training_queue_length", {(): self._trainer.waiting})
         yield Reading("sentinel_worker_restarts_total", {(): self._pool.stats.restarts})
         yield Reading("sentinel_event_loop_lag_seconds", {(): self._lag_s})

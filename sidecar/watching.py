@@ -38,6 +38,7 @@ from sidecar.models.registry import ModelContext, build
 from sidecar.names import Reason
 from sidecar.past import Past, SourceReader, rows_of
 from sidecar.publish.publisher import InThread, WatchPublisher
+from sidecar.quality import Quality, quality_of
 from sidecar.remote.backoff import BackoffSettings, delay_s
 from sidecar.rules import make_rules
 from sidecar.series import (
@@ -136,6 +137,7 @@ class Watch:
         self.gate = GateSettings(config.promotion_tolerance, config.auto_promote)
         self.known: Known | None = None
         self.latest: Advance | None = None
+        self.quality: Quality | None = None
         self.trouble = ""
         self._ports = ports
         context = ModelContext(config.granularity_ms, config.horizon_steps, config.n_lags, timezone)
@@ -412,12 +414,13 @@ class Watch:
         return True
 
     async def _save(self) -> None:
-        """Keep what is known, now and then; a restart replays what came since."""
+        """Now and then: sum up how it goes, and keep what is known for a restart."""
         now_ms = self._ports.now_ms()
         if now_ms - self._saved_ms < SAVE_EVERY_MS:
             return
         self._saved_ms = now_ms
         known, rules = self._learned
+        self.quality = await self._ports.in_thread(quality_of, known)
         made_by = recipe(rules, self.model, self.config.model_params)
         try:
             arrays, meta = await self._ports.in_thread(pack, known, made_by)

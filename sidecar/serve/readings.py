@@ -1,12 +1,16 @@
-"""Self metrics that reader and writers keep count of themselves, taken when the page is scraped."""
+"""Self metrics that are kept count of elsewhere, taken when the page is scraped."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from sidecar.names import DropReason, Refusal
+from sidecar.quality import SHARES
 from sidecar.remote.reader import ReaderStats
 from sidecar.remote.writer import RemoteWriter, WriterState
+from sidecar.series import LabelSet
 from sidecar.serve.metrics import Reading
+from sidecar.serve.status import count_reasons, count_states
+from sidecar.watching import Watch
 
 
 def of_readers(stats: Sequence[ReaderStats]) -> Iterable[Reading]:
@@ -44,3 +48,26 @@ def of_writers(writers: Sequence[RemoteWriter]) -> Iterable[Reading]:
     yield Reading(f"{prefix}held", {(): float(held)})
     skews = [one.skew_s for one in stats if one.skew_s is not None]
     yield Reading(f"{prefix}clock_skew_seconds", {(): max(skews, key=abs, default=0.0)})
+
+
+def of_watches(watches: Sequence[Watch], rejected: Collection[LabelSet]) -> Iterable[Reading]:
+    """States, reasons and quality of all watches."""
+    yield Reading("sentinel_watches", {(): len(watches)})
+    states = count_states(watches)
+    yield Reading("sentinel_series", {(state,): n for state, n in states.items()})
+    reasons = count_reasons(watches, rejected)
+    yield Reading("sentinel_no_prediction", {(why,): n for why, n in reasons.items()})
+    known = [(watch.title, watch.quality) for watch in watches if watch.quality is not None]
+    mase = {
+        (title, f"{share:g}"): value
+        for title, quality in known
+        for share, value in zip(SHARES, quality.mase, strict=True)
+    }
+    yield Reading("sentinel_forecast_mase", mase)
+    coverage = {(title,): quality.coverage for title, quality in known}
+    yield Reading("sentinel_forecast_coverage_ratio", coverage)
+    drifting = {
+        (severity,): sum(quality.drifting[place] for _, quality in known)
+        for place, severity in enumerate(("finetune", "retrain"))
+    }
+    yield Reading("sentinel_drifting_series", drifting)
