@@ -180,7 +180,7 @@ class LagsModel(ForecastModel[LagsState]):
 
     def _learned(self, state: LagsState, y: FloatArray, use: BoolArray) -> LagsState:
         """The weights after one step of recursive least squares, in the rows to ``use``."""
-        columns = self._columns(state, state.buffer)
+        columns = self._columns(state)
         origin = state.buffer[:, -1] + state.centre if self._differences else state.centre
         target = (np.where(use, y, origin) - origin) * reciprocal(state.unit)
         if self._differences:
@@ -196,41 +196,63 @@ class LagsModel(ForecastModel[LagsState]):
             inverse=np.where(use[:, None, None], inverse, state.inverse),
         )
 
-    def _columns(self, state: LagsState, buffer: FloatArray) -> FloatArray:
-        """(N, P) what the weights are applied to, for the instant after ``buffer``."""
-        totals = np.stack([buffer[:, -k:].sum(axis=1) for k in self._means] or [buffer[:, 0]])
-        return self._columns_of(state, buffer[:, -self.settings.order - 1 :], totals)
-
-    def _columns_of(self, state: LagsState, newest: FloatArray, totals: FloatArray) -> FloatArray:
-        """``_columns`` from the newest order + 1 values and, for each mean, its sum (means, N)."""
-        per_unit = reciprocal(state.unit)[:, None]
+    def _columns(self, state: LagsState) -> FloatArray:
+        """(N, P) what the weights are applied to, for the instant after the newest."""
+        buffer, order = state.buffer, self.settings.order
+        newest, per_unit = buffer[:, -order - 1 :], reciprocal(state.unit)[:, None]
         if not self._differences:
             return as_float((newest[:, :0:-1] - state.centre[:, None]) * per_unit)
         lags = np.diff(newest, axis=1)[:, ::-1] - state.centre[:, None]
         pulls = [
-            (total / k - newest[:, -1] + state.centre * ((k - 1) / 2)) / np.sqrt(k)
-            for k, total in zip(self._means, totals, strict=False)
+            (buffer[:, -k:].mean(axis=1) - newest[:, -1] + state.centre * ((k - 1) / 2))
+            / np.sqrt(k)
+            for k in self._means
         ]
         return np.concatenate([lags, *[pull[:, None] for pull in pulls]], axis=1) * per_unit
 
     def _path(self, state: LagsState, buffer: FloatArray, steps: int) -> FloatArray:
-        """(N, steps) forecasts from ``buffer``, each built on those before it."""
-        size, order = buffer.shape[1], self.settings.order
-        # Measured from the newest value, so that sums of large levels lose no digits.
-        base = buffer[:, -1:]
-        values = np.concatenate([buffer - base, np.empty((len(buffer), steps))], axis=1)
-        state = replace(state, centre=state.centre - (0 if self._differences else base[:, 0]))
-        totals = np.stack([values[:, size - k : size].sum(axis=1) for k in self._means] or [base])
-        for at in range(size, size + steps):
-            columns = self._columns_of(state, values[:, at - order - 1 : at], totals)
-            step = np.einsum("np,np->n", state.weights, columns) * state.unit + state.centre
-            last = values[:, at - 1]
-            if not self._differences:
-                step -= last
-            values[:, at] = last + np.clip(step, -state.bound, state.bound)
-            for total, k in zip(totals, self._means, strict=False):
-                total += values[:, at] - values[:, at - k]
-        return values[:, size:] + base
+        """(N, steps) forecasts from ``buffer``, each built on those before it.
+
+        Time-major inside, in units and measured from the newest value: a step is a few calls on
+        contiguous rows, and sums of large levels lose no digits.
+        """
+        order = self.settings.order
+        base, per_unit = buffer[:, -1:], reciprocal(state.unit)
+        centre = (state.centre if self._differences else state.centre - base[:, 0]) * per_unit
+        bound = state.bound * per_unit
+        near = np.ascontiguousarray(state.weights[:, :order].T[::-1])  # oldest lag first
+        recent = (buffer[:, -order - 1 :] - base).T * per_unit
+        recent = np.diff(recent, axis=0) if self._differences else recent[1:]
+        x = np.concatenate([recent - centre, np.empty((steps, len(base)))])
+        pulls = [
+            (
+                k,
+                state.weights[:, order + at] / np.sqrt(k),
+                *self._window(buffer, k, steps, per_unit),
+            )
+            for at, k in enumerate(self._means)
+        ]
+        path = np.empty((steps, len(base)))
+        last = np.zeros(len(base))
+        for at in range(steps):
+            step = np.einsum("pn,pn->n", near, x[at : at + order])
+            for k, weight, total, _ in pulls:
+                step += weight * (total / k - last + centre * ((k - 1) / 2))
+            step += centre if self._differences else centre - last
+            np.clip(step, -bound, bound, out=step)
+            last = np.add(last, step, out=path[at])
+            np.subtract(step if self._differences else last, centre, out=x[order + at])
+            for k, _, total, leaving in pulls:
+                total += last - (leaving[at] if at < k else path[at - k])
+        return as_float(base + (path * state.unit).T)
+
+    def _window(
+        self, buffer: FloatArray, k: int, steps: int, per_unit: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """The sum of the ``k`` newest values (N,) and those that leave it first (steps, N), in
+        units and measured from the newest."""
+        newest = buffer[:, -k:] - buffer[:, -1:]
+        return newest.sum(axis=1) * per_unit, newest[:, : min(k, steps)].T * per_unit
 
     def forecast(self, state: LagsState, t_ms: TimeArray) -> Intervals:
         fitted = np.isfinite(state.sigma)[:, None]

@@ -175,6 +175,7 @@ class SeasonalModel(ForecastModel[SeasonalState]):
         return self._moved(state, base, y)
 
     def finetune(self, state: SeasonalState, t_ms: TimeArray, y: FloatArray) -> SeasonalState:
+        y = np.where(np.isfinite(y) & ~spikes(y), y, np.nan)
         rest = y - self._season(state.profile, t_ms)
         return self._moved(state, self.base.finetune(self._base(state), t_ms, rest), y)
 

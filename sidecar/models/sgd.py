@@ -55,6 +55,7 @@ ALMOST: Final = 0.97
 # Beyond this many missed instants a forecast grows no more uncertain.
 LONGEST_GAP: Final = 288
 OUTLIER: Final = 4.0
+KNOWN_INSTANTS: Final = 24
 CLIP: Final = 3.0
 # What a shock of one may become in one step: explosive weights still give finite widths.
 LARGEST_RESPONSE: Final = 1.0
@@ -210,6 +211,32 @@ class SGDRegressorModel(ForecastModel[SGDState]):
             state = _learned(state, column, clock, gain)
         fitted = np.isfinite(state.sigma)
         return replace(state, last_ms=np.where(fitted, t_ms[-1], state.last_ms))
+
+    def finetune(self, state: SGDState, t_ms: TimeArray, y: FloatArray) -> SGDState:
+        """Existing weights, moved as far as recent instants insist: the ridge draws towards them,
+        with the weight of so many instants, instead of towards zero. Also called ``partial_fit``.
+        """
+        n_lags = self.settings.n_lags
+        if y.shape[1] < n_lags + 2:
+            return state
+        filled, observed = fill_gaps(y)
+        unit, drift = state.unit[:, None], state.drift[:, None]
+        times = cyclic(t_ms, self.settings.timezone)[n_lags + 1 :]
+        seen = windows(filled, n_lags + 1)[:, :-1]
+        X = _columns(seen, times, unit, drift) - state.centre[:, None]
+        X *= reciprocal(state.spread)[:, None]
+        step = np.diff(filled, axis=1)[:, n_lags:] - drift
+        target = np.clip(step * reciprocal(unit), -CLIP, CLIP)
+        use = observed[:, n_lags + 1 :] & observed[:, n_lags:-1] & np.isfinite(state.sigma)[:, None]
+        rest = np.where(use, target - np.einsum("ntp,np->nt", X, state.weights), 0.0)
+        lags = X[..., : n_lags + 1] * use[..., None]
+        matrix = lags.transpose(0, 2, 1) @ lags + KNOWN_INSTANTS * np.eye(n_lags + 1)
+        moved = np.linalg.solve(matrix, lags.transpose(0, 2, 1) @ rest[..., None])[..., 0]
+        weights = state.weights.copy()
+        weights[:, : n_lags + 1] += moved
+        return replace(state, weights=weights)
+
+    partial_fit = finetune
 
     def forecast(self, state: SGDState, t_ms: TimeArray) -> Intervals:
         times = cyclic(t_ms, self.settings.timezone)

@@ -128,6 +128,23 @@ def test_learning_on_follows_a_change_of_behaviour() -> None:
     assert errors[1] < 0.9 * errors[0]
 
 
+def test_a_partial_fit_moves_existing_weights_towards_recent_behaviour() -> None:
+    after = 100 + np.repeat(np.random.default_rng(9).normal(size=(1, 100)), 2, axis=1)
+    model = SGDRegressorModel(n_lags=4, learning_rate=0.0)
+    state = model.fit(instants(0, 288), oscillating(1))
+    state = model.update(state, instants(288, 200), after)
+    tuned = model.partial_fit(state, instants(288, 200), after)
+    anew = model.fit(instants(288, 200), after)
+    before, now = (np.abs(one.weights - anew.weights).sum() for one in (state, tuned))
+    assert now < 0.5 * before
+    # Little data moves it little, too little nothing, and a gap is no data.
+    few = model.partial_fit(state, instants(480, 8), after[:, -8:])
+    assert 0 < np.abs(few.weights - state.weights).sum() < 0.5 * before
+    assert model.partial_fit(state, instants(485, 3), after[:, -3:]) is state
+    silent = model.partial_fit(state, instants(388, 100), np.full((1, 100), np.nan))
+    np.testing.assert_array_equal(silent.weights, state.weights)
+
+
 @pytest.mark.parametrize("scale", [1e-9, 1.0, 1e12])
 def test_a_burst_of_outliers_leaves_finite_weights_at_any_scale(scale: float) -> None:
     y = scale * oscillating(1, 400)
