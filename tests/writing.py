@@ -40,7 +40,7 @@ async def writing(
     draw: Callable[[], float] | None = None,
     **settings: Any,
 ) -> AsyncIterator[RemoteWriter]:
-    """A running writer; time runs as in ``time``."""
+    """A running writer; time runs as in ``time``. Its books are looked at all the while."""
     clock = time or FastTime()
     client = HttpClient(HttpSettings(url, timeout_s=timeout_s), monotonic=clock.monotonic_s)
     more: dict[str, Any] = {} if draw is None else {"draw": draw}
@@ -54,11 +54,20 @@ async def writing(
         **more,
     )
     await writer.start()
+    auditor = asyncio.create_task(_keep_balanced(writer))
     try:
         yield writer
     finally:
         await writer.stop(0.0)
         await client.close()
+        assert not auditor.done() or auditor.exception() is None, auditor.exception()
+        auditor.cancel()
+
+
+async def _keep_balanced(writer: RemoteWriter) -> None:
+    while True:
+        assert_balanced(writer.stats())
+        await asyncio.sleep(0.003)
 
 
 async def until(condition: Callable[[], bool], within_s: float = 20.0) -> None:
