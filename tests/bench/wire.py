@@ -127,16 +127,24 @@ def by_attributes(body: bytes) -> list[tuple[list[int], list[float]]]:
 
 @row("decode_samples", unit="M samples/s cpu", reference="protobuf loop")
 def decode_samples_row(options: Namespace) -> Rounds:
-    body, amount = sampled_reply(lambda kind: kind != 7)
-    return Rounds(
-        cpu_rate(amount, lambda: decode_samples(body)),
-        cpu_rate(amount, lambda: by_attributes(body)),
-    )
+    """Series without a value of zero, which the wire leaves out."""
+    return _samples_rounds(lambda kind: kind in (0, 1, 3, 4))
+
+
+@row("decode_samples_mixed", unit="M samples/s cpu", reference="protobuf loop")
+def decode_samples_mixed(options: Namespace) -> Rounds:
+    """Such series beside others that are zero now and then."""
+    return _samples_rounds(lambda kind: kind != 7)
 
 
 @row("decode_samples_zeros", unit="M samples/s cpu", reference="protobuf loop")
 def decode_samples_zeros(options: Namespace) -> Rounds:
-    body, amount = sampled_reply(lambda kind: kind == 7)
+    """Series that are zero nine times in ten."""
+    return _samples_rounds(lambda kind: kind == 7)
+
+
+def _samples_rounds(kinds: Callable[[int], bool]) -> Rounds:
+    body, amount = sampled_reply(kinds)
     return Rounds(
         cpu_rate(amount, lambda: decode_samples(body)),
         cpu_rate(amount, lambda: by_attributes(body)),
