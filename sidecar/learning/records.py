@@ -166,7 +166,7 @@ def labels_from_text(text: str) -> LabelSet:
     try:
         return LabelSet(tuple((str(name), str(value)) for name, value in json.loads(text)))
     except (ValueError, TypeError) as error:
-        raise StoreError(f"stored labels {text[:80]!r} cannot be read") from error
+        raise StoreError(f"stored labels {str(text)[:80]!r} cannot be read") from error
 
 
 def seal(*parts: object) -> int:

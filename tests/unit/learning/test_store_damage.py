@@ -161,7 +161,7 @@ def test_a_damage_that_shows_only_in_use_is_mended_in_use(folder: Path) -> None:
     data[(page - 1) * 4096 : page * 4096] = b"\xa5" * 4096
     path.write_bytes(data)
     store = opened(folder)
-    assert store.notes == ()
+    assert list(store.notes) == []
     assert store.save(batch(SERIES, 3.0)).tolist() == [3, 3, 3]
     assert "was damaged" in store.notes[0]
     assert {version for version, _ in served(store.load(WATCH)).values()} == {3}
