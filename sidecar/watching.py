@@ -315,7 +315,9 @@ class Watch:
             self._ports.now_ms(), self.config.granularity_ms, self._offset_ms
         )
         if self.known is None and not await self._begun(instant_ms):
-            log.info("watch %s matches no series yet", self.title)
+            log.info(
+                "watch %s: no series has a sample up to the newest closed instant yet", self.title
+            )
             return None
         await self._put_into_service()
         known, rules = self._learned
