@@ -330,6 +330,7 @@ def family(p: int, d: int, q: int) -> Family:
         lower=-edge,
         upper=edge,
         points=_spread(p + q),
+        starts=np.empty((p + q, 0)),
         coefficients=coefficients,
         derivative=derivative,
     )

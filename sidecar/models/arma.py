@@ -73,7 +73,8 @@ class Family:
         points: (P, G) where the search may start.
         coefficients: params (P, N) to the coefficients.
         derivative: params (P, N) to d (ar, ma) / d params, (p + q, P, N).
-        second_start: where else the search may start, given the best point of each series, (P, N).
+        starts: (P, S) where the search may start besides; S is mostly 0.
+        tries: from how many of these and the best point it does start, the cheapest first.
     """
 
     p: int
@@ -86,7 +87,8 @@ class Family:
     points: FloatArray
     coefficients: Callable[[FloatArray], Coefficients]
     derivative: Callable[[FloatArray], FloatArray]
-    second_start: Callable[[FloatArray], FloatArray] | None = None
+    starts: FloatArray
+    tries: int = 1
     season: int = 0
 
     @property

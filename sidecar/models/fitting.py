@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
+from scipy.signal import lfilter
 
 from sidecar.models import alone, together
 from sidecar.models.arma import (
@@ -24,6 +25,7 @@ from sidecar.series import FloatArray
 
 FEW = 4  # up to so many series are fitted one after the other; measured by tests.bench
 STEPS, WARM_STEPS = 16, 2  # of a search at most
+NEAR, SHORT = 1.1, 3  # see ``_search``
 IMPUTATIONS = 2  # how often gaps are filled anew by the model and the model fitted again
 
 
@@ -97,16 +99,18 @@ def _fit(
     family: Family, prepared: Prepared, robust: bool, warm: FloatArray | None, solver: Solver
 ) -> Fit:
     problem, z = make_problem(family, prepared), prepared.z
-    params = _start(family, problem, warm, solver)
-    steps = STEPS if warm is None else WARM_STEPS
+    params = _start(family, problem, warm)
     if robust:
         calm = solver.replay(family, problem, z, params, robust=True)
         problem, z = replace(problem, x=calm.x), calm.z
-    found = solver.search(family, problem, params, steps)
+    if warm is None:
+        found = _search(family, problem, params, solver)
+    else:
+        found = solver.search(family, problem, params, WARM_STEPS)
     for _ in range(0 if problem.weight is None else IMPUTATIONS):
         filled = solver.replay(family, problem, z, found.params, robust=False)
         problem, z = replace(problem, x=filled.x), filled.z
-        found = solver.search(family, problem, found.params, steps)
+        found = solver.search(family, problem, found.params, STEPS)
     if problem.weight is not None:
         filled = solver.replay(family, problem, z, found.params, robust=False)
         z, cost = filled.z, np.einsum("tn,tn->n", filled.e, filled.e)
@@ -117,18 +121,57 @@ def _fit(
     return Fit(found.params, z[-kept:].T.copy(), found.e.T.copy(), found.cost, sigma)
 
 
-def _start(family: Family, problem: Problem, warm: FloatArray | None, solver: Solver) -> FloatArray:
-    """Where the search starts: at ``warm`` where that is known, else at the best start, (P, N)."""
-    start = np.full((len(family.lower), problem.x.shape[1]), np.nan) if warm is None else warm
-    cold = np.flatnonzero(np.isnan(start).any(axis=0))
-    if len(cold) == 0:
-        return start
-    part = problem.rows(cold) if warm is not None else problem
-    best = whittle_start(family, part)
-    if family.second_start is not None:
-        other = family.second_start(best)
-        costs = [solver.cost(family, part, params) for params in (best, other)]
-        best = np.where(costs[1] < costs[0], other, best)
-    start = start.copy()
-    start[:, cold] = best
+def _start(family: Family, problem: Problem, warm: FloatArray | None) -> FloatArray:
+    """Where the search starts: at ``warm`` where that is known, else by Whittle, (P, N)."""
+    if warm is None:
+        return whittle_start(family, problem)
+    start, cold = warm.copy(), np.flatnonzero(np.isnan(warm).any(axis=0))
+    start[:, cold] = whittle_start(family, problem.rows(cold))
     return start
+
+
+def _search(family: Family, problem: Problem, start: FloatArray, solver: Solver) -> Found:
+    """The search from ``start``; where the family asks for it, from the best of several starts.
+
+    Each of the ``tries`` starts with the least cost is followed for a few steps if its cost is near
+    the least, and the best of these to its end.
+    """
+    if family.tries == 1:
+        return solver.search(family, problem, start, STEPS)
+    N = start.shape[1]
+    starts = np.stack([start, *(np.repeat(s[:, None], N, axis=1) for s in family.starts.T)])
+    costs = np.stack(
+        [solver.cost(family, problem, start), *costs_of_starts(family, problem, solver)]
+    )
+    order = np.argsort(costs, axis=0)[: family.tries]
+    costs = np.take_along_axis(costs, order, axis=0)
+    tries, rows = np.nonzero(costs <= NEAR * costs[0])
+    chosen = starts[order[tries, rows], :, rows].T
+    short = solver.search(family, problem.rows(rows), chosen, SHORT)
+    reached = np.full((family.tries, N), np.inf)
+    reached[tries, rows] = short.cost
+    best = np.flatnonzero(reached.argmin(axis=0)[rows] == tries)
+    ahead = np.empty_like(start)
+    ahead[:, rows[best]] = short.params[:, best]
+    return solver.search(family, problem, ahead, STEPS)
+
+
+def costs_of_starts(family: Family, problem: Problem, solver: Solver) -> FloatArray:
+    """Sums of squares at each of the family's starts, (S, N).
+
+    Whole series share the filter and the response to the start, which SciPy runs many times faster.
+    """
+    T, N = problem.x.shape
+    if problem.weight is not None or problem.begin.any():
+        points = [np.repeat(start[:, None], N, axis=1) for start in family.starts.T]
+        return np.array([solver.cost(family, problem, point) for point in points])
+    x, impulse = np.ascontiguousarray(problem.x.T), np.eye(1, T)[0]
+    costs = []
+    for start in family.starts.T:
+        one = family.coefficients(start[:, None])
+        phi, theta = np.append(1.0, -one.ar), np.append(1.0, one.ma)
+        e, response = lfilter(phi, theta, x, axis=1), lfilter([1.0], theta, impulse)
+        shifts = [np.append(np.zeros(k), response[: T - k]) for k in range(family.projected)]
+        base, _ = np.linalg.qr(np.array(shifts).T)
+        costs.append(np.einsum("nt,nt->n", e, e) - ((e @ base) ** 2).sum(axis=1))
+    return np.array(costs)

@@ -157,13 +157,13 @@ class ExponentialSmoothingModel(ForecastModel[HoltState]):
         self, prepared: Prepared, warm: HoltState | None, *, damped: bool
     ) -> tuple[HoltState, FloatArray]:
         """The fit of one form, and its sum of squares in the unit of the prepared series."""
-        form = Form(damped, self.settings.seasonal_steps)
         first = self.settings.initial == "first"
+        form = Form(damped, self.settings.seasonal_steps, textbook=not first)
         drift = np.zeros(prepared.z.shape[1])
         if first and not damped:
             drift = certain_drift(prepared)
         fitted = fitting.fit(
-            holt_family(form, fitted_start=not first),
+            holt_family(form),
             prepared.without_trend(drift, 1),
             robust=self.settings.robust,
             warm=None if warm is None else form.params(_smoothing(warm)),

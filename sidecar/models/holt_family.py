@@ -16,7 +16,8 @@ eliminating the states gives (ibid., chapter 11)
 with H(L) = 1 + (alpha + phi beta - 1 - phi) L + phi (1 - alpha) L^2 and S(L) = 1 + L + ... +
 L^{m-1}. The search runs over log alpha, q = beta / alpha, phi (where damped) and share =
 gamma / (1 - alpha) (with a season), so that the box holds just the usual parameters: beta below
-alpha, gamma below 1 - alpha.
+alpha, gamma below 1 - alpha. In the textbook's form it runs over log beta in place of q, with beta
+up to 1 whatever alpha is, as statsforecast has it.
 """
 
 from dataclasses import dataclass
@@ -33,6 +34,12 @@ _LARGEST_PHI: Final = 0.98
 _ALPHAS: Final = np.log([0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 0.97])
 _RATIOS: Final = np.array([0.003, 0.02, 0.06, 0.15, 0.4, 0.9])
 _PHIS: Final = np.array([0.8, 0.88, 0.94, 0.98])
+# Whittle's likelihood knows no start; where that is fitted, these are tried by their exact cost.
+# An undamped trend has many valleys, a damped one few.
+_STARTS: Final = {
+    True: (np.log([2e-4, 0.05, 0.3]), np.log([1e-4, 1e-3])),
+    False: (np.log([1e-4, 0.01, 0.05, 0.2, 0.6]), np.log([1e-4, 6e-4, 5e-3, 0.05])),
+}
 _SHARES: Final = np.array([0.01, 0.1, 0.3, 0.7])
 
 
@@ -48,10 +55,18 @@ class Smoothing:
 
 @dataclass(frozen=True)
 class Form:
-    """Which of the models, and how parameters of the search become those of the book."""
+    """Which of the models, and how parameters of the search become those of the book.
+
+    Attributes:
+        damped: whether phi is below 1.
+        season: its period m, or 0 for none.
+        textbook: whether the initial level and trend are fitted (with a season one cycle is taken
+            as the start in any case), and beta is free of alpha.
+    """
 
     damped: bool
-    season: int
+    season: int = 0
+    textbook: bool = False
 
     @property
     def p(self) -> int:
@@ -65,16 +80,17 @@ class Form:
         alpha = np.exp(params[0])
         return Smoothing(
             alpha=alpha,
-            beta=alpha * params[1],
+            beta=np.exp(params[1]) if self.textbook else alpha * params[1],
             phi=params[2] if self.damped else np.ones_like(alpha),
             gamma=params[-1] * (1.0 - alpha) if self.season else np.zeros_like(alpha),
         )
 
     def params(self, smoothing: Smoothing) -> FloatArray:
         """``smoothing`` undone, (P, N); NaN where that is NaN."""
-        rows = [np.log(smoothing.alpha), smoothing.beta / smoothing.alpha]
+        alpha, beta = smoothing.alpha, smoothing.beta
+        rows = [np.log(alpha), np.log(beta) if self.textbook else beta / alpha]
         rows += [np.minimum(smoothing.phi, _LARGEST_PHI)] if self.damped else []
-        rows += [smoothing.gamma / (1.0 - smoothing.alpha)] if self.season else []
+        rows += [smoothing.gamma / (1.0 - alpha)] if self.season else []
         return np.array(rows)
 
     def coefficients(self, params: FloatArray) -> Coefficients:
@@ -90,9 +106,9 @@ class Form:
         """d (ar, ma) / d params, (p + q, P, N)."""
         one, m = self.smoothing(params), self.season
         h = np.zeros((3, *params.shape))
-        h[1, 0] = one.alpha + one.phi * one.beta
+        h[1, 0] = one.alpha + (0.0 if self.textbook else one.phi * one.beta)
         h[2, 0] = -one.alpha * one.phi
-        h[1, 1] = one.phi * one.alpha
+        h[1, 1] = one.phi * (one.beta if self.textbook else one.alpha)
         if self.damped:
             h[1, 2] = one.beta - 1.0
             h[2, 2] = 1.0 - one.alpha
@@ -118,17 +134,19 @@ class Form:
 
 
 @cache
-def holt_family(form: Form, *, fitted_start: bool) -> Family:
-    """All models of one form, to search among.
-
-    Args:
-        fitted_start: whether the initial level and trend are fitted; with a season one cycle is
-            taken as the start in any case.
-    """
+def holt_family(form: Form) -> Family:
+    """All models of one form, to search among."""
     damped, season = form.damped, form.season
-    free = fitted_start and not season
-    axes = [_ALPHAS, _RATIOS, *([_PHIS] if damped else []), *([_SHARES] if season else [])]
+    free = form.textbook and not season
+    phis, shares = [_PHIS] if damped else [], [_SHARES] if season else []
+    points = _grid(_ALPHAS, _RATIOS, *phis, *shares)
     smallest, largest = [np.log(_SMALLEST), _SMALLEST], [np.log(1.0 - _SMALLEST), 1.0]
+    if form.textbook:
+        points[1] = points[0] + np.log(points[1])
+        smallest[1], largest[1] = smallest[0], largest[0]
+    lower = np.array([*smallest, *[0.8] * damped, *[_SMALLEST] * (season > 0)])
+    upper = np.array([*largest, *[_LARGEST_PHI] * damped, *[1.0] * (season > 0)])
+    starts = _grid(*_STARTS[damped], *[np.array([0.97])] * damped)
     return Family(
         p=form.p,
         q=season + 1 if season else 2,
@@ -136,21 +154,16 @@ def holt_family(form: Form, *, fitted_start: bool) -> Family:
         season=season,
         skipped=season,
         projected=2 if free else 0,
-        lower=np.array([*smallest, *[0.8] * damped, *[_SMALLEST] * (season > 0)]),
-        upper=np.array([*largest, *[_LARGEST_PHI] * damped, *[1.0] * (season > 0)]),
-        points=np.array([axis.ravel() for axis in np.meshgrid(*axes)]),
+        lower=lower,
+        upper=upper,
+        points=np.clip(points, lower[:, None], upper[:, None]),
         coefficients=form.coefficients,
         derivative=form.derivative,
-        second_start=_fading_start if free else None,
+        starts=starts if free else np.empty((len(lower), 0)),
+        tries=(2 if damped else 4) if free else 1,
     )
 
 
-def _fading_start(params: FloatArray) -> FloatArray:
-    """The same level smoothing under an initial trend that is never corrected and fades slowly.
-
-    Whittle's likelihood knows no start and so never finds this optimum by itself.
-    """
-    other = params.copy()
-    other[1] = _SMALLEST
-    other[2:] = 0.97
-    return other
+def _grid(*axes: FloatArray) -> FloatArray:
+    """Every combination, (P, G)."""
+    return np.array([axis.ravel() for axis in np.meshgrid(*axes)])

@@ -14,8 +14,8 @@ from sidecar.series import FloatArray
 GROWTH = 1.5  # by how much more the next residual may exceed the limit after one that did
 
 
-def deconvolve_twice(ma: FloatArray, x: FloatArray, start: int) -> None:
-    """Both ``x / Theta(L)`` and ``L x / Theta(L)^2`` in one pass over time, in place.
+def deconvolve(ma: FloatArray, x: FloatArray, start: int) -> None:
+    """``x / Theta(L)``, and on demand ``L x / Theta(L)^2`` in the same pass over time, in place.
 
     With ``Theta(L) = 1 + ma[0] L + ma[1] L^2 + ...`` the first is the recursion
 
@@ -26,18 +26,19 @@ def deconvolve_twice(ma: FloatArray, x: FloatArray, start: int) -> None:
 
     Args:
         ma: (q, N) coefficients of each series.
-        x: (start + T, 2 N); the left half holds the input and gets the first result, the right
-            half gets the second. The first ``start`` rows are the past and stay as they are.
+        x: (start + T, 1 or 2, N); x[:, 0] holds the input and gets the first result, x[:, 1] (where
+            there is one) gets the second. The first ``start`` rows are the past and stay.
         start: at least q and 1.
     """
-    half = x.shape[1] // 2
-    rows, left, right = list(x), list(x[:, :half]), list(x[:, half:])
+    twice = x.shape[1] == 2
+    rows, first, second = list(x.reshape(len(x), -1)), list(x[:, 0]), list(x[:, -1])
     product = np.empty_like(rows[0])
     multiply, subtract, copy = np.multiply, np.subtract, np.copyto
-    lags = list(enumerate(np.tile(ma, 2), start=1))
+    lags = list(enumerate(np.tile(ma, x.shape[1]), start=1))
     for t in range(start, len(rows)):
         row = rows[t]
-        copy(right[t], left[t - 1])
+        if twice:
+            copy(second[t], first[t - 1])
         for lag, coefficient in lags:
             multiply(coefficient, rows[t - lag], product)
             subtract(row, product, row)

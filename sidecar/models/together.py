@@ -1,6 +1,6 @@
 """ARMA fits of many series at once: the equations of ``sidecar.models.arma``, time-major.
 
-One pass over time (``deconvolve_twice``) gives the residuals of all series and their whole
+One pass over time (``deconvolve``) gives the residuals of all series and their whole
 Jacobian, whose sums over time are inner products of columns and their shifts; ``levenberg``
 searches for all series together. Work goes in chunks of series whose rows stay in cache.
 """
@@ -20,7 +20,7 @@ from sidecar.models.arma import (
 )
 from sidecar.models.levenberg import Local, minimise
 from sidecar.models.numeric import IntArray, chunks, solve
-from sidecar.models.recursion import deconvolve_twice, follow
+from sidecar.models.recursion import deconvolve, follow
 from sidecar.series import FloatArray
 
 TOLERANCE = 1e-4  # a search ends when its next step promises a smaller fall in the cost
@@ -44,7 +44,12 @@ def search(family: Family, problem: Problem, start: FloatArray, steps: int) -> F
 
 def cost(family: Family, problem: Problem, params: FloatArray) -> FloatArray:
     """Sum of squared residuals at ``params`` (P, N), (N,)."""
-    return search(family, problem, params, 0).cost
+    costs = []
+    for rows in chunks(problem.x.shape[1]):
+        part, coefficients = problem.rows(rows), family.coefficients(params[:, rows])
+        e = residuals(family, part, coefficients, slopes=False).e
+        costs.append(_inner(_weighted([e], part.weight)[0], e))
+    return np.concatenate(costs)
 
 
 def replay(
@@ -60,7 +65,7 @@ def replay(
     for rows in chunks(z.shape[1]):
         part = problem.rows(rows)
         coefficients = family.coefficients(params[:, rows])
-        before = residuals(family, part, coefficients)
+        before = residuals(family, part, coefficients, slopes=False)
         parts.append(
             follow(
                 coefficients.ar,
@@ -82,7 +87,7 @@ class Residuals:
 
     Attributes:
         e: (T, N) the residuals.
-        u, v: (pad + T, N) x / Theta and L e / Theta.
+        u, v: (pad + T, N) x / Theta and L e / Theta (v only where slopes are asked for).
         psi: the response to the start and its shifts, each (T, N).
         c: (projected, N) the weights of psi in e.
     """
@@ -94,15 +99,21 @@ class Residuals:
     c: FloatArray
 
 
-def residuals(family: Family, problem: Problem, coefficients: Coefficients) -> Residuals:
-    """What one pass over time gives, by the equations of the module's text."""
+def residuals(
+    family: Family, problem: Problem, coefficients: Coefficients, *, slopes: bool = True
+) -> Residuals:
+    """What one pass over time gives, by the equations of the module's text.
+
+    It is cheaper without ``slopes``, and v is then not to be used.
+    """
     T, N = problem.x.shape
-    pad, parts = family.pad, 2 if family.projected else 1
-    u = np.zeros((pad + T, 2, parts, N))  # of x, and of the start: [:, 0] u, [:, 1] w
+    pad, passes, parts = family.pad, 1 + slopes, 2 if family.projected else 1
+    u = np.zeros((pad + T, passes, parts, N))  # of x, and of the start: [:, 0] u, [:, 1] w
     u[pad:, 0, 0] = problem.x
     if family.projected:
         u[pad + problem.begin, 0, 1, np.arange(N)] = 1.0
-    deconvolve_twice(np.tile(coefficients.ma, parts), u.reshape(pad + T, 2 * parts * N), pad)
+    ma = np.tile(coefficients.ma, parts)
+    deconvolve(ma, u.reshape(pad + T, passes, parts * N), pad)
     e = u[:, :, 0].copy()  # becomes [:, 0] e, [:, 1] v
     _subtract(e[pad:], coefficients.ar, _lags(u[:, :, 0], T, range(1, family.p + 1)))
     psi: list[FloatArray] = []
@@ -113,7 +124,7 @@ def residuals(family: Family, problem: Problem, coefficients: Coefficients) -> R
         judged = _weighted(psi, problem.weight)
         c = solve(_gram(judged, psi), _gram(judged, [e[pad:, 0]]))[:, 0]
         _subtract(e[pad:], c, shifts)
-    return Residuals(e=e[pad:, 0], u=u[:, 0, 0], v=e[:, 1], psi=psi, c=c)
+    return Residuals(e=e[pad:, 0], u=u[:, 0, 0], v=e[:, -1], psi=psi, c=c)
 
 
 def local_model(family: Family, problem: Problem, params: FloatArray) -> Local:

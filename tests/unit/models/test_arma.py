@@ -14,12 +14,12 @@ from sidecar.series import FloatArray
 
 N, T = 8, 80
 CASES: dict[str, Family] = {
-    "holt": holt_family(Form(damped=True, season=0), fitted_start=False),
-    "holt-straight": holt_family(Form(damped=False, season=0), fitted_start=False),
-    "holt-fitted": holt_family(Form(damped=True, season=0), fitted_start=True),
-    "holt-straight-fitted": holt_family(Form(damped=False, season=0), fitted_start=True),
-    "holt-winters": holt_family(Form(damped=True, season=4), fitted_start=False),
-    "holt-winters-straight": holt_family(Form(damped=False, season=3), fitted_start=False),
+    "holt": holt_family(Form(damped=True)),
+    "holt-straight": holt_family(Form(damped=False)),
+    "holt-fitted": holt_family(Form(damped=True, textbook=True)),
+    "holt-straight-fitted": holt_family(Form(damped=False, textbook=True)),
+    "holt-winters": holt_family(Form(damped=True, season=4)),
+    "holt-winters-straight": holt_family(Form(damped=False, season=3, textbook=True)),
     "arima-212": family(2, 1, 2),
     "arima-301": family(3, 0, 1),
     "arima-012": family(0, 1, 2),
@@ -197,6 +197,21 @@ def test_searches_one_by_one_and_at_once_find_the_same_cost(some_family: Family)
         np.testing.assert_allclose(found.cost, again, rtol=1e-9)
         costs.append(found.cost)
     assert_same_costs(*costs)
+
+
+@pytest.mark.parametrize("solver", [alone, together])
+def test_starts_cost_what_the_solvers_say(solver: fitting.Solver) -> None:
+    one = holt_family(Form(damped=False, textbook=True))
+    whole, _ = problem_of(one, walks()[4:])
+    late, _ = problem_of(one, walks()[[0, 1]])
+    for problem in (whole, late):
+        size = problem.x.shape[1]
+        wanted = [
+            solver.cost(one, problem, np.repeat(start[:, None], size, axis=1))
+            for start in one.starts.T
+        ]
+        got = fitting.costs_of_starts(one, problem, solver)
+        np.testing.assert_allclose(got, wanted, rtol=1e-6)
 
 
 def test_few_series_are_fitted_one_by_one_and_as_well_as_many() -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sidecar.models.recursion import GROWTH, deconvolve_twice, follow, impulse_response, polynomial
+from sidecar.models.recursion import GROWTH, deconvolve, follow, impulse_response, polynomial
 from sidecar.series import FloatArray
 
 
@@ -17,18 +17,20 @@ def divided(ma: FloatArray, x: FloatArray) -> FloatArray:
 
 
 @pytest.mark.parametrize("order", [0, 1, 2, 3])
-def test_deconvolve_twice_divides_once_and_a_delayed_second_time(order: int) -> None:
+def test_deconvolve_divides_once_and_on_demand_a_delayed_second_time(order: int) -> None:
     random = np.random.default_rng(order)
     ma, x = random.uniform(-0.3, 0.3, (order, 5)), random.normal(size=(30, 5))
     pad = max(order, 1)
-    both = np.zeros((pad + 30, 10))
-    both[pad:, :5] = x
-    deconvolve_twice(ma, both, pad)
+    twice, once = np.zeros((pad + 30, 2, 5)), np.zeros((pad + 30, 1, 5))
+    twice[pad:, 0] = once[pad:, 0] = x
+    deconvolve(ma, twice, pad)
+    deconvolve(ma, once, pad)
     for row in range(5):
-        once = divided(ma[:, row], x[:, row])
-        delayed = np.append(0.0, once[:-1])
-        np.testing.assert_allclose(both[pad:, row], once)
-        np.testing.assert_allclose(both[pad:, 5 + row], divided(ma[:, row], delayed))
+        u = divided(ma[:, row], x[:, row])
+        delayed = np.append(0.0, u[:-1])
+        np.testing.assert_allclose(once[pad:, 0, row], u)
+        np.testing.assert_allclose(twice[pad:, 0, row], u)
+        np.testing.assert_allclose(twice[pad:, 1, row], divided(ma[:, row], delayed))
 
 
 def followed(
