@@ -6,6 +6,7 @@ command line is wrong.
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import sys
@@ -136,6 +137,10 @@ def _environment(options: argparse.Namespace) -> Mapping[str, str]:
 
 
 def _run(config: SentinelConfig, options: argparse.Namespace) -> int:
+    # What is loaded by now stays for good; looking through it in each collection would hold up
+    # the event loop for tens of milliseconds.
+    gc.collect()
+    gc.freeze()
     with _StartProgress() as progress:
         load_again = partial(_config, options)
         Sentinel(config, options.log_level, on_progress=progress.show, load=load_again).start()
