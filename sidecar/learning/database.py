@@ -137,6 +137,7 @@ class Database:
         self._floor = _noted_floor(folder)
         self._connection: sqlite3.Connection | None = connection
         self._lock = lock
+        self._file = _identity(folder)
 
     @classmethod
     def open(cls, folder: Path, steps: Sequence[str] = STEPS) -> "Database":
@@ -229,18 +230,52 @@ class Database:
             _tidy(self.folder / SET_ASIDE)
 
     def _reopened(self) -> sqlite3.Connection:
+        """The connection; a new one after a failure, and where the file is no longer ours."""
         if self._lock is None and not self.degraded:
             raise StoreError(f"{self.folder}: the store is closed")
-        if self._connection is None:
+        gone = not self.degraded and _identity(self.folder) != self._file
+        if self._connection is None or gone:
             try:
-                self._connection, notes = _opened(self.folder, self._steps, thorough=self.suspect)
+                notes = self._opened_anew(gone)
             except (OSError, *UNREADABLE) as error:
                 raise StoreError(f"{self.folder / FILE}: {error}") from error
-            self.suspect = False
             self.notes += notes
             for note in notes:
                 log.warning("%s", note)
+        assert self._connection is not None
         return self._connection
+
+    def _opened_anew(self, gone: bool) -> list[str]:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if gone:  # with the folder went its lock
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            held, self._lock = self._lock, _locked(self.folder)
+            if held is not None:
+                os.close(held)
+        self._connection, notes = _opened(self.folder, self._steps, thorough=self.suspect)
+        self.suspect = False
+        self._file = _identity(self.folder)
+        if gone:
+            _raise_floor(self._connection, self._floor)
+            notes.append(f"{self.folder / FILE} was deleted or replaced: versions start anew")
+        return notes
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """Which file the database is; None where there is none (or none to be seen)."""
+    try:
+        found = (folder / FILE).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _raise_floor(connection: sqlite3.Connection, floor: int) -> None:
+    connection.execute(
+        "UPDATE meta SET value = max(value, ?) WHERE name = 'version_floor'", (floor,)
+    )
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -439,7 +474,7 @@ def _salvaged(damaged: Path, into: sqlite3.Connection) -> int:
             _copy_table(source, into, table)
     found = into.execute("SELECT max(next_version) FROM series").fetchone()[0] or 0
     floor = max(found, _noted_floor(damaged.parent.parent))
-    into.execute("UPDATE meta SET value = max(value, ?) WHERE name = 'version_floor'", (floor,))
+    _raise_floor(into, floor)
     into.execute("COMMIT")
     saved: int = into.execute("SELECT count(*) FROM versions").fetchone()[0]
     return saved

@@ -1,10 +1,12 @@
 """Batches of versions to store, for the tests of the version store."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from sidecar.errors import StoreError
 from sidecar.learning.records import Group, NewVersions, Restored
 from sidecar.learning.store import VersionStore
 from sidecar.series import LabelSet
@@ -75,3 +77,70 @@ def served(restored: Restored) -> dict[LabelSet, tuple[int, float]]:
 
 def value_of(group: Group) -> float:
     return float(group.arrays["sigma"][0])
+
+
+# What the fault tests do to a store of another process, by name.
+
+
+def _save(folder: Path) -> None:
+    opened(folder).save(batch(labels(3), 2.0))
+
+
+def _rollback(folder: Path) -> None:
+    opened(folder).rollback(WATCH, labels(1)[0], at_ms=T0)
+
+
+def _runtime(folder: Path) -> None:
+    opened(folder).put_runtime("w", {"n": np.array([2])}, {"n": 2})
+
+
+def _many(folder: Path) -> None:
+    store = opened(folder)
+    print("begun", flush=True)
+    while True:
+        print(store.save(batch(labels(3), 2.0))[0], flush=True)
+
+
+def _hold(folder: Path) -> None:
+    store = opened(folder)
+    print("held", flush=True)
+    time.sleep(600)
+    store.close()
+
+
+def _tried(store: VersionStore) -> None:
+    if store.degraded:
+        print(f"in memory only: {store.degraded}")
+    try:
+        print(store.save(batch(labels(3), 2.0)).tolist())
+    except StoreError as error:
+        print(f"StoreError: {error}")
+
+
+def _try_save(folder: Path) -> None:
+    _tried(opened(folder))
+
+
+def _try_twice(folder: Path) -> None:
+    store = opened(folder)
+    _tried(store)
+    _tried(store)
+
+
+def _try_runtime(folder: Path) -> None:
+    try:
+        _runtime(folder)
+    except StoreError as error:
+        print(f"StoreError: {error}")
+
+
+SAVERS: dict[str, Callable[[Path], None]] = {
+    "save": _save,
+    "rollback": _rollback,
+    "runtime": _runtime,
+    "many": _many,
+    "hold": _hold,
+    "try_save": _try_save,
+    "try_twice": _try_twice,
+    "try_runtime": _try_runtime,
+}
