@@ -99,6 +99,7 @@ async def test_every_way_to_read_gives_what_is_stored(prometheus_binary: Prometh
             )
             assert await reader.read(X, last + HOUR_MS, last + 2 * HOUR_MS) == []
             assert await reader.read(Selector.of("y"), first, last) == []
+            assert await reader.read(Selector.of("x_sentinel_expected"), first, last) == []
         regex = Selector((*REGEX.matchers, Matcher("i", MatchOp.NOT_REGEX, "[1-9]")))
         for other in (remote, as_samples, query):
             assert_same(await other.read(regex, first, last), expected[:1])

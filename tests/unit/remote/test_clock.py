@@ -64,8 +64,11 @@ def test_a_server_clock_that_is_stepped_is_believed_at_once() -> None:
         mono.now += 10
         _observe(clock, mono, 1.7e9 + step, 0.01)
         skew = clock.skew_s(mono.now + 1.7e9)
+        earliest = clock.earliest_now_s()
         assert skew is not None
+        assert earliest is not None
         assert abs(skew + step) < 2.1
+        assert -2.1 < earliest - (mono.now + 1.7e9 + step) <= 1e-6
 
 
 def test_nothing_is_known_before_an_answer_with_a_date() -> None:
