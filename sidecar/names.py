@@ -95,6 +95,16 @@ class DropReason(StrEnum):
     CLOCK_SKEW = "clock_skew"
 
 
+class PushDrop(StrEnum):
+    """Why a sample that Prometheus pushed to the sidecar was not kept."""
+
+    UNMATCHED = "unmatched"
+    OWN_OUTPUT = "own_output"
+    TOO_OLD = "too_old"
+    FUTURE = "future"
+    DUPLICATE = "duplicate"
+
+
 class SelfMetric(NamedTuple):
     """One self metric: its full name, ``gauge``, ``counter`` or ``histogram``, help and labels."""
 
@@ -198,6 +208,32 @@ SELF_METRICS: Final = (
         "sentinel_remote_write_clock_skew_seconds",
         "gauge",
         "The receiver's clock less our own; above 60 s writes are held.",
+    ),
+    SelfMetric(
+        "sentinel_push_requests_total",
+        "counter",
+        "Remote write requests received, by the status of the answer.",
+        ("code",),
+    ),
+    SelfMetric("sentinel_push_samples_received_total", "counter", "Samples pushed to the sidecar."),
+    SelfMetric("sentinel_push_samples_kept_total", "counter", "Pushed samples that a watch wants."),
+    SelfMetric(
+        "sentinel_push_samples_dropped_total",
+        "counter",
+        "Pushed samples not kept, by reason.",
+        ("reason",),
+    ),
+    SelfMetric(
+        "sentinel_push_samples_evicted_total",
+        "counter",
+        "Kept samples forgotten again, by age or for lack of room.",
+    ),
+    SelfMetric("sentinel_push_samples_buffered", "gauge", "Pushed samples held now."),
+    SelfMetric(
+        "sentinel_push_reads_total",
+        "counter",
+        "Reads of cycles answered from what was pushed, or by asking the server.",
+        ("result",),
     ),
     SelfMetric("sentinel_event_loop_lag_seconds", "gauge", "Worst lateness of a timer in 10 s."),
     SelfMetric(

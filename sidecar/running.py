@@ -21,6 +21,7 @@ from aiohttp import web
 from sidecar.config import SentinelConfig, WatchConfig
 from sidecar.errors import RemoteError, SidecarError
 from sidecar.fleet import Fleet
+from sidecar.ingest.buffer import PushBuffer
 from sidecar.ingest.checks import DEFAULT_LOOKBACK_DELTA_MS
 from sidecar.learning.schedule import FitQueue
 from sidecar.learning.store import VersionStore
@@ -30,6 +31,7 @@ from sidecar.past import SourceReader
 from sidecar.publish.acknowledgements import Acknowledgements
 from sidecar.publish.exposition import Page
 from sidecar.publish.paths import ForecastPaths
+from sidecar.pushed import PushReader, PushStats, spans
 from sidecar.remote.backoff import BackoffSettings, delay_s
 from sidecar.remote.expressions import ExpressionReader
 from sidecar.remote.http import HttpClient, open_session
@@ -38,12 +40,13 @@ from sidecar.remote.query_reader import QueryApiReader
 from sidecar.remote.reader import RemoteReader
 from sidecar.remote.writer import RemoteWriter, WriterSettings
 from sidecar.series import LabelSet
-from sidecar.serve import admin, query_api, remote_read
+from sidecar.serve import admin, query_api, receive, remote_read
 from sidecar.serve.app import build_app
 from sidecar.serve.guard import Connection, Guard
 from sidecar.serve.metrics import Reading, SelfMetrics
 from sidecar.serve.query_api import QueryApi
-from sidecar.serve.readings import of_readers, of_watches, of_writers
+from sidecar.serve.readings import of_push, of_readers, of_watches, of_writers
+from sidecar.serve.receive import Receiver
 from sidecar.serve.remote_read import RemoteReadServer
 from sidecar.serve.status import count_states, series_facts
 from sidecar.serve.upstream import Upstream
@@ -106,6 +109,8 @@ class Running:
         self._tasks: set[asyncio.Task[None]] = set()
         self._errands: set[asyncio.Task[None]] = set()
         self._lag_s = 0.0
+        self._buffer, self._push_stats = PushBuffer(), PushStats()
+        self._receiver = Receiver(self._buffer, _now_ms, self._not_receiving)
         self._guard = Guard(self.loop.time)
         self._trouble = "Prometheus has not answered yet"
 
@@ -131,6 +136,7 @@ class Running:
                 _now_ms,
                 self._note_training,
             )
+            self._buffer.follow(spans(self.config.watches))
             self._fleet = self._gather_fleet()
             self.operator = Operator(
                 lambda: self.watches, self._store, self._trainer, self.in_thread, _now_ms
@@ -197,6 +203,7 @@ class Running:
             and getattr(config, field.name) != getattr(self.config, field.name)
         ]
         assert self._fleet is not None, "built on entry"
+        await self.in_thread(self._buffer.follow, spans(config.watches))
         message = await self._fleet.exchange(
             replace(config, **{name: getattr(self.config, name) for name in fixed})
         )
@@ -278,6 +285,7 @@ class Running:
             self._metrics,
             exposition_max_series=config.publish.exposition_max_series,
             routes=[
+                *(receive.routes(self._receiver) if config.receive_remote_write else ()),
                 *admin.routes(lambda: self.operator, self.reload, enabled=config.enable_admin_api),
                 *query_api.routes(api),
                 *remote_read.routes(RemoteReadServer(self._paths)),
@@ -326,7 +334,13 @@ class Running:
                 self._query_reader, watch.expr, watch.output_metric, watch.granularity_ms
             )
         served = self._facts is None or self._facts.remote_read is not False
-        return self._reader if served else self._query_reader
+        reader = self._reader if served else self._query_reader
+        if self.config.receive_remote_write:
+            return PushReader(self._buffer, reader, self._push_stats)
+        return reader
+
+    def _not_receiving(self) -> str:
+        return "the server's external labels are not known yet" if self._facts is None else ""
 
     def _lookback_delta_ms(self) -> int:
         known = None if self._facts is None else self._facts.lookback_ms
@@ -412,6 +426,7 @@ class Running:
                 continue
             chosen = self.config.external_labels
             self._reader.external_labels = facts.external_labels if chosen is None else chosen
+            self._buffer.strip(self._reader.external_labels)
             self._facts = facts
             log.info(
                 "%s is %s %s; external labels %s",
@@ -490,6 +505,7 @@ class Running:
         yield Reading("sentinel_exposition_limited", {(): float(gauges > limit)})
         yield from of_readers([self._reader.stats(), self._query_reader.stats()])
         yield from of_writers(self._writers)
+        yield from of_push(self._buffer.stats(), self._receiver.answers, self._push_stats)
 
 
 async def _pause(stopping: asyncio.Event, seconds: float) -> None:

@@ -340,6 +340,8 @@ class SentinelConfig(Section):
         remote_read, remote_write: how to reach the two ends where that differs from
             ``prometheus_url``.
         publish: what every watch publishes unless it says otherwise.
+        receive_remote_write: whether ``/api/v1/write`` takes what Prometheus' own ``remote_write``
+            pushes, so that cycles need not read.
     """
 
     prometheus_url: values.Url = "http://localhost:9090"
@@ -361,6 +363,7 @@ class SentinelConfig(Section):
     remote_read: RemoteReadConfig = field(default_factory=RemoteReadConfig)
     remote_write: RemoteWriteConfig = field(default_factory=RemoteWriteConfig)
     publish: PublishConfig = field(default_factory=PublishConfig)
+    receive_remote_write: bool = False
 
     @classmethod
     def explain(cls, name: str) -> str:

@@ -1,9 +1,11 @@
 """Self metrics that are kept count of elsewhere, taken when the page is scraped."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from sidecar.ingest.buffer import BufferStats
 from sidecar.names import DropReason, Refusal
+from sidecar.pushed import PushStats
 from sidecar.quality import SHARES
 from sidecar.remote.reader import ReaderStats
 from sidecar.remote.writer import RemoteWriter, WriterState
@@ -71,3 +73,18 @@ def of_watches(watches: Sequence[Watch], rejected: Collection[LabelSet]) -> Iter
         for place, severity in enumerate(("finetune", "retrain"))
     }
     yield Reading("sentinel_drifting_series", drifting)
+
+
+def of_push(buffer: BufferStats, answers: Mapping[int, int], reads: PushStats) -> Iterable[Reading]:
+    """Of the remote write receiver: what was received is what was kept or dropped."""
+    prefix = "sentinel_push_"
+    codes = {204: 0, 400: 0, 413: 0, 415: 0, 503: 0, **answers}
+    yield Reading(f"{prefix}requests_total", {(str(code),): n for code, n in codes.items()})
+    yield Reading(f"{prefix}samples_received_total", {(): buffer.received})
+    yield Reading(f"{prefix}samples_kept_total", {(): buffer.kept})
+    yield Reading(
+        f"{prefix}samples_dropped_total", {(str(why),): n for why, n in buffer.dropped.items()}
+    )
+    yield Reading(f"{prefix}samples_evicted_total", {(): buffer.evicted})
+    yield Reading(f"{prefix}samples_buffered", {(): buffer.buffered})
+    yield Reading(f"{prefix}reads_total", {("pushed",): reads.pushed, ("asked",): reads.asked})

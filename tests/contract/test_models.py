@@ -10,6 +10,8 @@ from typing import Any, Final
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from sidecar.models.contract import (
@@ -172,6 +174,22 @@ def test_another_unit_gives_the_same_forecast_in_that_unit(model: AnyModel) -> N
     plain, scaled = run(model, y), run(model, 1000 * y + 7)
     wanted = Intervals(*(1000 * part + 7 for part in (plain.mean, plain.lower, plain.upper)))
     assert_same(scaled, wanted, 1e-4, 1000)
+
+
+@pytest.mark.parametrize("name", ["linear", "lags", "naive", "seasonal_naive", "zscore", "sgd"])
+@given(st.integers(0, 2**32), st.integers(-3, 6), st.floats(-1e3, 1e3), st.permutations(range(6)))
+@settings(max_examples=15, deadline=None)
+def test_unit_origin_and_order_of_the_series_do_not_matter(
+    name: str, seed: int, power: int, shift: float, order: list[int]
+) -> None:
+    y = samples(size=120, seed=seed)
+    plain = run(build(name, {}, CONTEXT), y)
+    got = run(build(name, {}, CONTEXT), (10.0**power * y + shift)[order])
+    for part in ("mean", "lower", "upper"):
+        wanted = 10.0**power * getattr(plain, part)[order] + shift
+        np.testing.assert_allclose(
+            getattr(got, part), wanted, rtol=1e-5, atol=1e-4 * 10.0**power, err_msg=part
+        )
 
 
 def test_series_do_not_influence_each_other(model: AnyModel) -> None:

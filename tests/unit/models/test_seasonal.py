@@ -118,6 +118,19 @@ def test_a_profile_follows_the_local_clock_when_clocks_are_changed() -> None:
     np.testing.assert_allclose(stays, season(after + 3_600_000), atol=1e-3)
 
 
+@pytest.mark.parametrize(("weeks", "found"), [(2, False), (4, True)])
+def test_a_week_is_tried_unasked_once_there_are_four(weeks: int, found: bool) -> None:
+    step = 3_600_000
+    t_ms = instants(0, weeks * 168, step)
+    weekend = (t_ms // DAY_MS + 3) % 7 >= 5
+    y = (10 * np.sin(2 * np.pi * t_ms / DAY_MS) - 6 * weekend)[None]
+    model = SeasonalModel(NaiveModel(), granularity_ms=step)
+    state = model.fit(t_ms, y)
+    assert state.profile[0, 48:].any() == found
+    said = "profile of 1d and 1w" if found else "profile of 1d at"
+    assert model.explain(state)[0].startswith(said)
+
+
 def test_two_periods_are_fitted_together() -> None:
     step = 3_600_000
     t_ms = instants(0, 28 * 24, step)
@@ -180,7 +193,7 @@ def test_what_was_chosen_is_said() -> None:
     y[1, :] = np.where(np.arange(t_ms.size) < t_ms.size // 2, y[1], -y[1])
     model = front()
     lines = model.explain(model.fit(t_ms, y))
-    assert lines[0] == "1d profile at 100%"
+    assert lines[0] == "profile of 1d at 100%"
     assert front(season="none").explain(front(season="none").fit(t_ms, y)) == ["", ""]
 
 
@@ -195,7 +208,7 @@ def test_it_is_called_what_it_runs_and_travels_to_other_processes() -> None:
 @pytest.mark.parametrize(
     ("setting", "wanted"),
     [
-        ("auto", (DAY_MS,)),
+        ("auto", (DAY_MS, 7 * DAY_MS)),
         ("none", ()),
         ("1d", (DAY_MS,)),
         (["1w", "1d", "1d"], (DAY_MS, 7 * DAY_MS)),
