@@ -7,6 +7,8 @@ Against the fake Prometheus, which keeps the real one's rules: a sample that wou
 import asyncio
 import logging
 import math
+from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,8 @@ from tests.fakes import (
     Hang,
     ResetAfter,
     ResetBefore,
+    Slowly,
+    Trouble,
     silent_port,
 )
 from tests.prometheus import free_port
@@ -434,3 +438,35 @@ async def test_nothing_but_numbers_newer_than_the_last_ever_leaves() -> None:
             await until_delivered(writer)
         assert_well_behaved(fake)
         assert fake.stored[labels[3]] == {at: 1e308}
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_storm_of_troubles_of_every_kind_loses_and_disorders_nothing(
+    seed: int, tmp_path: Path
+) -> None:
+    time, labels, dice = FastTime(200), series(300), Random(seed)
+    kinds: list[Trouble] = [
+        Answer(503, headers={"Retry-After": "3"}),
+        Answer(429, headers={"Retry-After": "soon"}),
+        Answer(500),
+        Answer(502, b"<html>bad gateway"),
+        ResetBefore(),
+        ResetAfter(),
+        Hang(0.05),
+        Slowly(0.02),
+        Answer(401),
+        Answer(404, b"remote write receiver needs to be enabled"),
+    ]
+    stamps = []
+    async with FakePrometheus(now_s=time.true_s) as fake:
+        async with writing(fake.url, time, spool=tmp_path / "s", timeout_s=1.0) as writer:
+            for _ in range(40):
+                fake.give(WRITE, *dice.choices(kinds, k=dice.randrange(3)))
+                stamps.append(time.now_ms())
+                parts = [labels[i::3] for i in range(3)]
+                await asyncio.gather(*(writer.append([block(p, stamps[-1])]) for p in parts))
+                await time.sleep(2)
+            await until_delivered(writer, 60)
+            assert writer.stats().dropped == {}
+        assert_stored(fake, labels, *stamps)
+        assert_well_behaved(fake)
