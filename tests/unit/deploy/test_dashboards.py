@@ -145,10 +145,7 @@ def test_every_variable_that_is_used_is_there_and_the_other_way_round(path: Path
     for one in variables(dashboard):
         used |= references(str(one.get("query", "")))
     for panel in dashboard["panels"]:
-        used |= (
-            references(panel["title"]) | {panel["repeat"]} & there if "repeat" in panel else set()
-        )
-        used |= references(panel["title"])
+        used |= references(panel["title"]) | ({panel["repeat"]} if "repeat" in panel else set())
     for _, target in targets(dashboard):
         used |= references(target["expr"]) - BUILT_IN
     assert used == there
