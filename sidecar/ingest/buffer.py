@@ -135,6 +135,7 @@ class PushBuffer:
         self._external: dict[str, str] = {}
         self._buffered = self._received = self._kept = self._evicted = 0
         self._dropped: Counter[PushDrop] = Counter()
+        self._stats = self._counted()
 
     def follow(self, spans_ms: Mapping[Selector, int]) -> None:
         """Keep samples for these selectors from now on, each for so long, and for no others.
@@ -158,6 +159,7 @@ class PushBuffer:
             )
             self._held = wanted
             self._buffered = sum(len(held.times) for held in wanted.values())
+            self._stats = self._counted()
 
     def _followed_for(self, selector: Selector, span_ms: int) -> _Followed:
         """What is held that the selector matches; it covers no more than it did before."""
@@ -198,6 +200,7 @@ class PushBuffer:
             self._begin(newest)
             if self._buffered > self._max_samples:
                 self._evict(now_ms)
+            self._stats = self._counted()
 
     def read(self, selector: Selector, start_ms: int, end_ms: int) -> list[RawSeries] | None:
         """The samples with ``start_ms`` <= timestamp <= ``end_ms``, sorted by labels.
@@ -225,11 +228,14 @@ class PushBuffer:
             return max(one.since_ms, self._now_ms - one.span_ms)
 
     def stats(self) -> BufferStats:
-        with self._lock:
-            dropped = {reason: self._dropped[reason] for reason in PushDrop}
-            return BufferStats(
-                self._received, self._kept, dropped, self._evicted, self._buffered, len(self._held)
-            )
+        """As they were after the last change; waits for nobody, so the event loop may ask."""
+        return self._stats
+
+    def _counted(self) -> BufferStats:
+        dropped = {reason: self._dropped[reason] for reason in PushDrop}
+        return BufferStats(
+            self._received, self._kept, dropped, self._evicted, self._buffered, len(self._held)
+        )
 
     def _verdict(self, labels: LabelSet) -> LabelSet | PushDrop:
         verdict = self._verdicts.get(labels)

@@ -237,3 +237,22 @@ def test_a_longer_span_does_not_cover_what_a_shorter_one_has_forgotten() -> None
         buffer.add([raw(labels("a"), [NOW + k * STEP])], NOW + k * STEP)
     buffer.follow({UP: SPAN})
     assert buffer.covers_since_ms(UP) == NOW + 7 * STEP
+
+
+def test_what_was_turned_away_is_judged_anew_when_other_selectors_are_followed() -> None:
+    down = Selector.of("down")
+    buffer = following(UP)
+    both = [raw(labels("a"), [NOW]), raw(labels("a", "down"), [NOW])]
+    buffer.add(both, NOW)
+    assert list(buffer._held) == [labels("a")]
+    buffer.follow({down: SPAN})
+    buffer.add(both, NOW)
+    assert list(buffer._held) == [labels("a", "down")]
+    assert balanced(buffer)
+
+
+def test_the_counts_can_be_asked_for_while_a_long_read_holds_the_buffer() -> None:
+    buffer = following()
+    buffer.add([raw(labels(), [NOW])], NOW)
+    with buffer._lock:
+        assert buffer.stats().kept == 1
