@@ -117,7 +117,7 @@ def begin(model: Model, history: SeriesBatch, width: int, horizon_steps: int) ->
         ended=np.zeros(n, dtype=np.bool_),
         versions=np.zeros(n, dtype=np.int64),
         burst=np.zeros(n, dtype=np.int64),
-        never_negative=~(values < 0).any(axis=1),
+        never_negative=np.all(~(values < 0), axis=1).reshape(n),
         why_unfitted=(None,) * n,
         state=blank_state(model, n),
         naive=blank_state(NaiveModel(), n),

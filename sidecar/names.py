@@ -207,7 +207,7 @@ SELF_METRICS: Final = (
     SelfMetric(
         "sentinel_remote_write_clock_skew_seconds",
         "gauge",
-        "The receiver's clock less our own; above 60 s writes are held.",
+        "Our clock less the receiver's; beyond 60 s either way writes are held.",
     ),
     SelfMetric(
         "sentinel_push_requests_total",
@@ -234,6 +234,17 @@ SELF_METRICS: Final = (
         "counter",
         "Reads of cycles answered from what was pushed, or by asking the server.",
         ("result",),
+    ),
+    SelfMetric(
+        "sentinel_remote_write_audited_samples_total",
+        "counter",
+        "Acknowledged samples that were read back: verified, missing, or different.",
+        ("result",),
+    ),
+    SelfMetric(
+        "sentinel_remote_write_newest_verified_timestamp_seconds",
+        "gauge",
+        "Timestamp of the newest sample that was read back as it was sent.",
     ),
     SelfMetric("sentinel_event_loop_lag_seconds", "gauge", "Worst lateness of a timer in 10 s."),
     SelfMetric(

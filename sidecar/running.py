@@ -32,12 +32,14 @@ from sidecar.publish.acknowledgements import Acknowledgements
 from sidecar.publish.exposition import Page
 from sidecar.publish.paths import ForecastPaths
 from sidecar.pushed import PushReader, PushStats, spans
+from sidecar.remote.audit import Audit
 from sidecar.remote.backoff import BackoffSettings, delay_s
 from sidecar.remote.expressions import ExpressionReader
 from sidecar.remote.http import HttpClient, open_session
 from sidecar.remote.probe import ServerFacts, metric_types, probe
 from sidecar.remote.query_reader import QueryApiReader
 from sidecar.remote.reader import RemoteReader
+from sidecar.remote.turns import ReadTurns
 from sidecar.remote.writer import RemoteWriter, WriterSettings
 from sidecar.series import LabelSet
 from sidecar.serve import admin, query_api, receive, remote_read
@@ -45,7 +47,7 @@ from sidecar.serve.app import build_app
 from sidecar.serve.guard import Connection, Guard
 from sidecar.serve.metrics import Reading, SelfMetrics
 from sidecar.serve.query_api import QueryApi
-from sidecar.serve.readings import of_push, of_readers, of_watches, of_writers
+from sidecar.serve.readings import of_audit, of_push, of_readers, of_watches, of_writers
 from sidecar.serve.receive import Receiver
 from sidecar.serve.remote_read import RemoteReadServer
 from sidecar.serve.status import count_states, series_facts
@@ -60,6 +62,7 @@ T = TypeVar("T")
 
 _THREADS: Final = 4
 SHUTDOWN_S: Final = 3.0
+_AUDIT_EVERY_S: Final = 20.0
 _ACKNOWLEDGE_EVERY_S: Final = 0.25
 _LAG_EVERY_S: Final = 0.1
 _LAG_WINDOW_S: Final = 10.0
@@ -161,7 +164,7 @@ class Running:
     async def run(self) -> None:
         """Watch until stopped."""
         self._start(self._watch_lag(), self._acknowledge(), self._trainer.run(self.stopping))
-        self._start(self._guard.run(self._connections))
+        self._start(self._guard.run(self._connections), self._look_back())
         await self._learn_facts()
         assert self._fleet is not None, "built on entry"
         self._fleet.start()
@@ -255,10 +258,11 @@ class Running:
         self._upstream = Upstream(replace(read, url=base))  # dashboards do not queue with cycles
         self._read_client = HttpClient(read, self._session)
         self._write_client = HttpClient(write, self._session)
+        turns = ReadTurns()  # at most two reads at once, whichever way they go
         self._reader = RemoteReader(
-            self._read_client, path="", verify_crc=config.remote_read.verify_crc
+            self._read_client, path="", verify_crc=config.remote_read.verify_crc, turns=turns
         )
-        self._query_reader = QueryApiReader(self._api)
+        self._query_reader = QueryApiReader(self._api, turns=turns)
         folder = self._store.folder / "spool"
         folder.mkdir(parents=True, exist_ok=True)
         self._writers = [
@@ -272,6 +276,7 @@ class Running:
                 ),
             )
         ]
+        self._audit = Audit(self._writers[0], self._reader, now_ms=_now_ms)
 
     async def _listen(self) -> web.AppRunner:
         config = self.config
@@ -451,6 +456,15 @@ class Running:
                 ],
             )
 
+    async def _look_back(self) -> None:
+        """Read some of what was acknowledged again: an answer of 2xx is not yet stored."""
+        while True:
+            await asyncio.sleep(_AUDIT_EVERY_S)
+            try:
+                await self._audit.run()
+            except SidecarError as error:
+                log.debug("nothing read back this time: %s", error)
+
     async def _watch_lag(self) -> None:
         """How late timers fire: what a blocked event loop looks like from inside."""
         while True:
@@ -505,6 +519,7 @@ class Running:
         yield Reading("sentinel_exposition_limited", {(): float(gauges > limit)})
         yield from of_readers([self._reader.stats(), self._query_reader.stats()])
         yield from of_writers(self._writers)
+        yield from of_audit(self._audit.stats)
         yield from of_push(self._buffer.stats(), self._receiver.answers, self._push_stats)
 
 

@@ -7,6 +7,7 @@ from sidecar.ingest.buffer import BufferStats
 from sidecar.names import DropReason, Refusal
 from sidecar.pushed import PushStats
 from sidecar.quality import SHARES
+from sidecar.remote.audit import AuditStats
 from sidecar.remote.reader import ReaderStats
 from sidecar.remote.writer import RemoteWriter, WriterState
 from sidecar.series import LabelSet
@@ -60,15 +61,17 @@ def of_watches(watches: Sequence[Watch], rejected: Collection[LabelSet]) -> Iter
     reasons = count_reasons(watches, rejected)
     yield Reading("sentinel_no_prediction", {(why,): n for why, n in reasons.items()})
     known = [(watch.title, watch.quality) for watch in watches if watch.quality is not None]
-    mase = {
+    mase: dict[tuple[str, ...], float] = {
         (title, f"{share:g}"): value
         for title, quality in known
         for share, value in zip(SHARES, quality.mase, strict=True)
     }
     yield Reading("sentinel_forecast_mase", mase)
-    coverage = {(title,): quality.coverage for title, quality in known}
+    coverage: dict[tuple[str, ...], float] = {
+        (title,): quality.coverage for title, quality in known
+    }
     yield Reading("sentinel_forecast_coverage_ratio", coverage)
-    drifting = {
+    drifting: dict[tuple[str, ...], float] = {
         (severity,): sum(quality.drifting[place] for _, quality in known)
         for place, severity in enumerate(("finetune", "retrain"))
     }
@@ -88,3 +91,17 @@ def of_push(buffer: BufferStats, answers: Mapping[int, int], reads: PushStats) -
     yield Reading(f"{prefix}samples_evicted_total", {(): buffer.evicted})
     yield Reading(f"{prefix}samples_buffered", {(): buffer.buffered})
     yield Reading(f"{prefix}reads_total", {("pushed",): reads.pushed, ("asked",): reads.asked})
+
+
+def of_audit(stats: AuditStats) -> Iterable[Reading]:
+    """What was read back of what the receiver acknowledged."""
+    yield Reading(
+        "sentinel_remote_write_audited_samples_total",
+        {
+            ("verified",): stats.verified,
+            ("missing",): stats.missing,
+            ("different",): stats.different,
+        },
+    )
+    newest_ms = stats.newest_verified_ms or 0
+    yield Reading("sentinel_remote_write_newest_verified_timestamp_seconds", {(): newest_ms / 1000})

@@ -206,12 +206,23 @@ def test_oddities(watch: WatchConfig, view: WatchView, expected: tuple[str, str]
     assert said(one(watch, view)) == [expected]
 
 
+@pytest.mark.parametrize("served", [False, None])
+def test_a_server_without_remote_read_is_a_warning_since_the_query_api_serves(
+    served: bool | None,
+) -> None:
+    config = SentinelConfig(watches=[WatchConfig("x")])
+    facts = ServerFacts(remote_read=served, receiver=True)
+    report = judge(config, ServerView(facts, ""), [])
+    [finding] = report.findings
+    assert finding.level == "warning"
+    assert "does not serve remote read: its query API is read instead" in finding.message
+    assert report.works
+
+
 @pytest.mark.parametrize(
     ("facts", "expected"),
     [
         (None, "does not answer: is prometheus_url right as seen from here? refused"),
-        (ServerFacts(remote_read=False, receiver=True), "does not serve remote read"),
-        (ServerFacts(remote_read=None, receiver=True), "does not serve remote read"),
         (
             ServerFacts(
                 remote_read=True, receiver=False, problems=("remote write is refused: 404 no",)
