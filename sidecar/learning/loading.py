@@ -50,6 +50,7 @@ class _Loading:
     damaged: list[VersionRow] = field(default_factory=list)
     fallen_back: list[VersionRow] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    read: dict[tuple[str, str], LabelSet | None] = field(default_factory=dict)
 
     def restored(self, watch: str, labels: Sequence[LabelSet] | None) -> Restored:
         chosen, arguments = "s.watch = ?", [watch]
@@ -137,6 +138,11 @@ class _Loading:
 
     def _labels(self, key: str, text: str) -> LabelSet | None:
         """The labels of a series' row, None where they are not what its key says."""
+        if (key, text) not in self.read:
+            self.read[key, text] = self._read_labels(key, text)
+        return self.read[key, text]
+
+    def _read_labels(self, key: str, text: str) -> LabelSet | None:
         try:
             labels = labels_from_text(text)
         except StoreError as error:
