@@ -89,7 +89,7 @@ class Residuals:
         e: (T, N) the residuals.
         u, v: (pad + T, N) x / Theta and L e / Theta (v only where slopes are asked for).
         psi: the response to the start and its shifts, each (T, N).
-        c: (projected, N) the weights of psi in e.
+        c: (projected, N) the weights of psi in e. gram: the inner products of psi.
     """
 
     e: FloatArray
@@ -97,6 +97,7 @@ class Residuals:
     v: FloatArray
     psi: list[FloatArray]
     c: FloatArray
+    gram: FloatArray
 
 
 def residuals(
@@ -117,14 +118,15 @@ def residuals(
     e = u[:, :, 0].copy()  # becomes [:, 0] e, [:, 1] v
     _subtract(e[pad:], coefficients.ar, _lags(u[:, :, 0], T, range(1, family.p + 1)))
     psi: list[FloatArray] = []
-    c = np.empty((0, N))
+    c, gram = np.empty((0, N)), np.empty((0, 0, N))
     if family.projected:
         shifts = _lags(u[:, :, 1], T, range(family.projected))
         psi = [shift[:, 0] for shift in shifts]
         judged = _weighted(psi, problem.weight)
-        c = solve(_gram(judged, psi), _gram(judged, [e[pad:, 0]]))[:, 0]
+        gram = _gram_symmetric(judged, psi)
+        c = solve(gram, _gram(judged, [e[pad:, 0]]))[:, 0]
         _subtract(e[pad:], c, shifts)
-    return Residuals(e=e[pad:, 0], u=u[:, 0, 0], v=e[:, -1], psi=psi, c=c)
+    return Residuals(e=e[pad:, 0], u=u[:, 0, 0], v=e[:, -1], psi=psi, c=c, gram=gram)
 
 
 def local_model(family: Family, problem: Problem, params: FloatArray) -> Local:
@@ -135,9 +137,8 @@ def local_model(family: Family, problem: Problem, params: FloatArray) -> Local:
     judged = _weighted([*columns, r.e], problem.weight)
     gram = _gram_symmetric(judged, columns)
     if family.projected:
-        judged_psi = _weighted(r.psi, problem.weight)
-        across = _gram(judged_psi, columns)
-        gram -= np.einsum("kin,kjn->ijn", across, solve(_gram(judged_psi, r.psi), across))
+        across = _gram(_weighted(r.psi, problem.weight), columns)
+        gram -= np.einsum("kin,kjn->ijn", across, solve(r.gram, across))
     chain = family.derivative(params)
     bent = np.einsum("ijn,jqn->iqn", gram, chain)
     return Local(
