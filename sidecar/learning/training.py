@@ -32,6 +32,9 @@ FINETUNE: Final = "finetune"
 
 # A validation on fewer instants than this says nothing; the series is then fitted unvalidated.
 LEAST_VALIDATION: Final = 8
+# What a finetune learns from: so many of the newest instants, or so many times what a fit needs.
+RECENT: Final = 288
+RECENT_FITS: Final = 4
 # How many origins the longer leads are judged from: each costs a forecast of H steps.
 LEAD_ORIGINS: Final = 30
 # MAPE counts only actuals above this share of the mean level, and needs most of them there.
@@ -98,10 +101,11 @@ def train(
     A series with less history than V more than the model needs is judged on fewer instants (V/2,
     V/4, ... at least 8), else on none.
 
-    Under ``finetune`` a series learns on from its row of ``warm``, which is first rolled forward to
-    where the held-out instants begin. So ``warm`` should be older than those: the state as the
-    version was stored, not as it serves now. A row that is too new to be judged on 8 instants, too
-    old to be rolled over ``t_ms`` without a hole, or unfitted, is fitted anew.
+    Under ``finetune`` a series learns on from its row of ``warm``, on the newest 288 instants;
+    first that row is rolled forward to where the held-out instants begin. So ``warm`` should be
+    older than those: the state as the version was stored (``warm.warm_states``), not as it serves
+    now. A row that is too new to be judged on 8 instants, too old to be rolled over ``t_ms``
+    without a hole, or unfitted, is fitted anew.
 
     Args:
         t_ms: (T,) int64 evenly spaced, oldest first.
@@ -203,7 +207,9 @@ class _Fitting(Generic[S]):
             return _whole(self.model, self.model.fit(t_ms, y[rows]), len(rows))
         old = rows[on]
         rolled = self.model.update(take(self.warm, old), t_ms, y[old])
-        state = _whole(self.model, self.model.finetune(rolled, t_ms, y[old]), len(old))
+        recent = slice(max(0, end - max(RECENT, RECENT_FITS * self.model.min_instants)), end)
+        tuned = self.model.finetune(rolled, t_ms[recent], y[old, recent])
+        state = _whole(self.model, tuned, len(old))
         if on.all():
             return state
         anew = _whole(self.model, self.model.fit(t_ms, y[rows[~on]]), len(rows) - len(old))

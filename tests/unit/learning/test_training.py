@@ -206,6 +206,14 @@ def test_a_finetune_learns_on_from_the_warm_state_and_is_judged_without_leakage(
     np.testing.assert_allclose(outcome.state.mean, 0.5 * (60 * 8.0 / 160))
 
 
+def test_a_finetune_learns_from_the_newest_instants_only() -> None:
+    y = np.concatenate([np.full((1, 700), 50.0), np.full((1, 300), 8.0)], axis=1)
+    outcome = trained(y, warm=warm_state(y, 600), mode=FINETUNE)
+    assert isinstance(outcome.state, MeanState)
+    assert outcome.state.mean.tolist() == [(50.0 + 8.0) / 2]
+    assert outcome.state.learned.tolist() == [training.RECENT]
+
+
 def test_a_finetune_does_not_change_the_state_it_starts_from() -> None:
     y = walks(2, 160)
     warm = warm_state(y, 100)
