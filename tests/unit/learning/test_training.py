@@ -17,6 +17,7 @@ from tests.unit.learning.toys import (
     HarmfulModel,
     MeanModel,
     MeanState,
+    OwnModel,
     instants,
 )
 
@@ -204,6 +205,21 @@ def test_a_finetune_learns_on_from_the_warm_state_and_is_judged_without_leakage(
     np.testing.assert_allclose(outcome.residuals, expected)
     assert isinstance(outcome.state, MeanState)
     np.testing.assert_allclose(outcome.state.mean, 0.5 * (60 * 8.0 / 160))
+
+
+@pytest.mark.parametrize("which", [*MODEL_NAMES, OwnModel])
+def test_every_model_finetunes_to_about_what_a_fit_would_give(which: str | type) -> None:
+    model = build(which, {}, ModelContext(granularity_ms=G, horizon_steps=3, n_lags=12))
+    random = np.random.default_rng(2)
+    noise = random.normal(size=(6, 700))
+    y = 50.0 + np.stack([np.convolve(row, 0.7 ** np.arange(10))[:700] for row in noise])
+    t_ms = instants(700)
+    warm = model.fit(t_ms[:500], y[:, :500])
+    tuned = train(model, t_ms, y, warm, horizon_steps=3, validation=100, mode=FINETUNE)
+    anew = train(model, t_ms, y, horizon_steps=3, validation=100)
+    assert (tuned.state.last_ms == t_ms[-1]).all()
+    assert tuned.fitted.all()
+    assert tuned.mae.mean() <= 1.1 * anew.mae.mean()
 
 
 def test_a_finetune_learns_from_the_newest_instants_only() -> None:
