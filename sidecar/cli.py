@@ -36,6 +36,7 @@ from sidecar.serve.metrics import program_version
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
+_WIDE: Final = 140
 _DEFAULT_FILE: Final = Path("sentinel.yml")
 
 
@@ -45,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.command(_config(options), options))
     except ConfigError as error:
+        source = _file(options)
+        if source is not None:
+            print(f"sentinel: {source} cannot be used:", file=sys.stderr)
         for problem in error.problems:
             print(problem, file=sys.stderr)
         return EXIT_USAGE
@@ -115,19 +119,25 @@ def _add_common(command: argparse.ArgumentParser) -> None:
         choices=["DEBUG", "INFO", "WARNING", "ERROR"],
         help="default: INFO",
     )
-    command.add_argument("--json", action="store_true", help="status: print JSON")
+    command.add_argument("--json", action="store_true", help="print JSON: status, versions, audit")
 
 
 def _config(options: argparse.Namespace) -> SentinelConfig:
     """The file, the environment over it, the command line over both."""
-    path = options.config or (
-        Path(os.environ["SENTINEL_CONFIG"]) if "SENTINEL_CONFIG" in os.environ else None
-    )
-    if path is None and _DEFAULT_FILE.exists():
-        path = _DEFAULT_FILE
-    config = load(path, _environment(options), need_watches=not options.watch)
+    path = _file(options)
+    needed = options.command in (_run, _check, _once) and not options.watch
+    config = load(path, _environment(options), need_watches=needed)
     watches = tuple(WatchConfig.from_selector(text) for text in options.watch)
     return replace(config, watches=(*config.watches, *watches))
+
+
+def _file(options: argparse.Namespace) -> Path | None:
+    """The configuration file: named, by the environment, or the one that lies here."""
+    if options.config is not None:
+        return Path(options.config)
+    if "SENTINEL_CONFIG" in os.environ:
+        return Path(os.environ["SENTINEL_CONFIG"])
+    return _DEFAULT_FILE if _DEFAULT_FILE.exists() else None
 
 
 def _environment(options: argparse.Namespace) -> Mapping[str, str]:
@@ -219,9 +229,15 @@ def _order(config: SentinelConfig, options: argparse.Namespace) -> int:
     watch = WatchConfig.from_selector(options.series)
     if options.verb in ("versions", "audit"):
         query = urllib.parse.urlencode({"metric": watch.metric, **watch.labels})
-        answer = _asked(config, f"/api/v1/models/{options.verb}?{query}")
-        Console().print_json(json.dumps(answer["data"]))
-        return EXIT_OK
+        found = _asked(config, f"/api/v1/models/{options.verb}?{query}")["data"]
+        if options.json:
+            print(json.dumps(found, indent=2))
+        for one in () if options.json else found:
+            line = _version_line(one) if options.verb == "versions" else _change_line(one)
+            print(f"{one['series']}: {line}")
+        if not found:
+            print(f"sentinel: nothing is kept of {watch.selector}", file=sys.stderr)
+        return EXIT_OK if found else EXIT_FAILED
     if options.verb == "explain":
         return _explain(config, watch)
     order: dict[str, Any] = {"metric": watch.metric, "labels": dict(watch.labels)}
@@ -246,7 +262,7 @@ def _explain(config: SentinelConfig, watch: WatchConfig) -> int:
     facts = _asked(config, "/api/v1/status")["data"]
     versions = _asked(config, f"/api/v1/models/versions?{query}")["data"]
     audit = _asked(config, f"/api/v1/models/audit?{query}&limit=10")["data"]
-    console = Console()
+    console = Console(soft_wrap=True)
     shown = 0
     for series, one in facts.items():
         labels = one["labels"]
@@ -285,6 +301,12 @@ def _figures(one: Mapping[str, Any]) -> str:
     return "; ".join(parts)
 
 
+def _change_line(entry: Mapping[str, Any]) -> str:
+    at = datetime.fromtimestamp(entry["at_ms"] / 1000, UTC).isoformat(timespec="seconds")
+    versions = [f"v{entry[key]}" for key in ("from_version", "to_version") if entry.get(key)]
+    return f"{at} {entry['who']}: {entry['what']} {' -> '.join(versions)}".rstrip()
+
+
 def _version_line(record: Mapping[str, Any]) -> str:
     mae = "" if record["mae"] is None else f", MAE {record['mae']:.4g}"
     return (
@@ -319,12 +341,23 @@ def _status(config: SentinelConfig, options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(facts, indent=2))
     else:
-        Console().print(_table(facts))
+        _print(facts)
     return EXIT_OK
 
 
 def _reachable(host: str) -> str:
     return "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound
+
+
+def _print(facts: Mapping[str, Mapping[str, Any]]) -> None:
+    """A table on a terminal that is wide enough, else a line a series, for grep."""
+    console = Console()
+    if console.is_terminal and console.width >= _WIDE:
+        console.print(_table(facts))
+        return
+    for series, one in facts.items():
+        reason = f" ({one['reason']})" if one["reason"] else ""
+        print(f"{series}: {one['state']}{reason}; {_figures(one)}")
 
 
 def _table(facts: Mapping[str, Mapping[str, Any]]) -> Table:

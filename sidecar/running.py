@@ -308,7 +308,13 @@ class Running:
             raise SidecarError(
                 f"cannot listen on {config.emitter_host}:{config.emitter_port} ({error.strerror}): "
                 "another program has the port; set emitter_port, or end that program"
-            ) from error
+            ) from None
+        log.info(
+            "listening on %s:%d; %d watches",
+            config.emitter_host,
+            runner.addresses[0][1],
+            len(config.watches),
+        )
         return runner
 
     @property

@@ -140,6 +140,7 @@ def _on_hangup(running: Running) -> None:
         try:
             await running.reload()
         except ConfigError as error:
+            log.warning("not reloaded, the old configuration goes on:")
             for problem in error.problems:
                 log.warning("not reloaded: %s", problem)
         except SidecarError as error:

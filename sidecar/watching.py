@@ -60,6 +60,8 @@ RECEIVER_WINDOW_MS: Final = 55 * 60_000
 LEAST_AT_HAND: Final = 60
 AT_HAND_MS: Final = 300_000
 SAVE_EVERY_MS: Final = 60_000
+# A cycle that went as the one before it is logged at most so often.
+SAY_EVERY_MS: Final = 60_000
 AGAIN: Final = BackoffSettings(base_s=1.0, cap_s=30.0)
 
 
@@ -159,6 +161,8 @@ class Watch:
         self._fitted: list[Fitted] = []
         self._failures = 0
         self._saved_ms = 0
+        self._said = (-1, -1)
+        self._said_ms = 0
 
     # What the trainer asks and tells
 
@@ -510,7 +514,13 @@ class Watch:
 
     def _log(self, result: Advance) -> None:
         fresh = sum(reason is None for reason in result.reasons)
-        log.info(
+        said = (fresh, len(result.labels))
+        now_ms = self._ports.now_ms()
+        quiet = said == self._said and now_ms - self._said_ms < SAY_EVERY_MS
+        if not quiet:
+            self._said, self._said_ms = said, now_ms
+        log.log(
+            logging.DEBUG if quiet else logging.INFO,
             "watch %s: %d of %d series forecast %s ahead%s",
             self.title,
             fresh,

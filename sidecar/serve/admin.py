@@ -148,7 +148,7 @@ async def _carry_out(
 def _guarded(handler: Handler, enabled: bool) -> Handler:
     async def guarded(request: web.Request) -> web.StreamResponse:
         if not enabled:
-            return _refusal(403, "the admin API is off: set enable_admin_api: true")
+            return _refusal(403, "the admin API is off: set enable_admin_api: true and restart")
         if HEADER not in request.headers:
             return _refusal(403, f"an order carries the header {HEADER}, with any value")
         return await handler(request)

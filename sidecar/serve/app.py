@@ -91,5 +91,5 @@ async def _plain_errors(request: web.Request, handler: _Handler) -> web.StreamRe
     try:
         return await handler(request)
     except web.HTTPNotFound:
-        text = "404: no such page. Try /metrics, /-/healthy, /-/ready or /api/v1/status\n"
+        text = "404: no such page. Try /metrics, /-/ready, /api/v1/status or /api/v1/query\n"
         return web.Response(status=404, text=text)

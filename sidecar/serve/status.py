@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from sidecar.learning import scores
-from sidecar.models import intervals
 from sidecar.names import Reason
 from sidecar.series import LabelSet
 from sidecar.watching import Watch
@@ -41,7 +40,6 @@ def _of_watch(watch: Watch, rejected: Collection[LabelSet]) -> Iterator[tuple[st
     if known is None:
         return
     figures = scores.scores(known.tracker)
-    covered = intervals.coverage(known.calibration)
     reasons = reasons_of(watch, rejected)
     explained = watch.model.explain(known.state)
     filled = np.isfinite(known.recent[:, -watch.config.n_lags :]).mean(axis=1)
@@ -66,7 +64,7 @@ def _of_watch(watch: Watch, rejected: Collection[LabelSet]) -> Iterator[tuple[st
                 "active_version_mae": _number(known.drift.reference[row]),
                 "drift_mae": _number(figures.mae[row]),
                 "mase": _number(figures.mase[row]),
-                "coverage": _number(covered[row]),
+                "coverage": _number(figures.coverage[row]),
                 "buffer_fill": _number(filled[row]),
                 "last_train": _instant(watch.wishes.last_fit_ms.get(labels.key)),
                 "explanation": explained[row],

@@ -148,7 +148,7 @@ async def _is_explained(sidecar: Sidecar) -> None:
     assert "x{" in told
     assert "v1 active: arima full_retrain for first" in told
     assert "rollback" in told
-    assert '"status": "active"' in await sentinel(sidecar, "versions", "x")
+    assert "v1 active" in await sentinel(sidecar, "versions", "x")
     assert "serving" in await sentinel(sidecar, "status")
     assert "unknown" not in await sentinel(sidecar, "pin", "x")
 
