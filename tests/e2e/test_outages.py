@@ -25,6 +25,15 @@ async def until(sidecar: Sidecar, path: str, wanted: int, timeout_s: float) -> s
         await asyncio.sleep(0.2)
 
 
+async def until_it_says(sidecar: Sidecar, why: str, timeout_s: float) -> None:
+    """Until /-/ready is 503 and gives this reason; before the first try it has another."""
+    deadline = time.monotonic() + timeout_s
+    while why not in (answer := await sidecar.get("/-/ready"))[1]:
+        assert answer[0] == 503
+        assert time.monotonic() < deadline, answer
+        await asyncio.sleep(0.2)
+
+
 async def until_withdrawn(sidecar: Sidecar, timeout_s: float) -> None:
     """Until the page no longer shows a prediction: the next turn of the watch sees to it."""
     deadline = time.monotonic() + timeout_s
