@@ -21,6 +21,7 @@ from sidecar.models.arma import (
     make_problem,
     whittle_start,
 )
+from sidecar.models.numeric import chunks
 from sidecar.series import FloatArray
 
 FEW = 4  # up to so many series are fitted one after the other; measured by tests.bench
@@ -165,13 +166,14 @@ def costs_of_starts(family: Family, problem: Problem, solver: Solver) -> FloatAr
     if problem.weight is not None or problem.begin.any():
         points = [np.repeat(start[:, None], N, axis=1) for start in family.starts.T]
         return np.array([solver.cost(family, problem, point) for point in points])
-    x, impulse = np.ascontiguousarray(problem.x.T), np.eye(1, T)[0]
-    costs = []
-    for start in family.starts.T:
-        one = family.coefficients(start[:, None])
-        phi, theta = np.append(1.0, -one.ar), np.append(1.0, one.ma)
-        e, response = lfilter(phi, theta, x, axis=1), lfilter([1.0], theta, impulse)
-        shifts = [np.append(np.zeros(k), response[: T - k]) for k in range(family.projected)]
-        base, _ = np.linalg.qr(np.array(shifts).T)
-        costs.append(np.einsum("nt,nt->n", e, e) - ((e @ base) ** 2).sum(axis=1))
-    return np.array(costs)
+    costs, impulse = np.empty((family.starts.shape[1], N)), np.eye(1, T)[0]
+    for rows in chunks(N):
+        x = np.ascontiguousarray(problem.x[:, rows].T)
+        for i, start in enumerate(family.starts.T):
+            one = family.coefficients(start[:, None])
+            phi, theta = np.append(1.0, -one.ar), np.append(1.0, one.ma)
+            e, response = lfilter(phi, theta, x, axis=1), lfilter([1.0], theta, impulse)
+            shifts = [np.append(np.zeros(k), response[: T - k]) for k in range(family.projected)]
+            base, _ = np.linalg.qr(np.array(shifts).T)
+            costs[i, rows] = np.einsum("nt,nt->n", e, e) - ((e @ base) ** 2).sum(axis=1)
+    return costs

@@ -9,7 +9,7 @@ from scipy.special import ndtri
 from sidecar.models.contract import Intervals, S, put, take
 from sidecar.series import FloatArray, TimeArray
 
-CHUNK = 512  # series worked on at once: rows of so many numbers stay in the nearest caches
+CHUNK = 384  # series worked on at once: rows of so many numbers stay in the nearest caches
 TOWER, MIN_HISTORY = 10.0, 10  # see ``without_towers``
 
 BoolArray = NDArray[np.bool_]
@@ -160,6 +160,8 @@ def absorb_new(
     absorb: Callable[[S, TimeArray, FloatArray], S], state: S, t_ms: TimeArray, y: FloatArray
 ) -> S:
     """``absorb(state, t_ms, y)`` with each series given only the instants it has not seen."""
+    if len(t_ms) and state.last_ms.max(initial=0) < t_ms[0]:
+        return absorb(state, t_ms, y)
     seen = np.searchsorted(t_ms, state.last_ms, side="right")
     skips = np.unique(seen)
     if len(skips) == 1:
