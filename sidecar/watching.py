@@ -461,6 +461,8 @@ class Watch:
 
     async def _put_into_service(self) -> None:
         waiting, self._fitted = self._fitted, []
+        if waiting:
+            self._saved_ms = 0  # another version serves: a restart must not bring back the old one
         for fitted in waiting:
             known, _ = self._learned
             try:
