@@ -10,7 +10,7 @@ from tests.exporter import FunctionExporter
 from tests.prometheus import Backfill, PrometheusBinary, RealPrometheus
 from tests.sidecar import Sidecar
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 
 async def test_an_alert_on_the_future_fires_while_the_metric_is_still_below(

@@ -9,7 +9,7 @@ from tests.exporter import FunctionExporter
 from tests.prometheus import Backfill, PrometheusBinary, RealPrometheus, RealVictoriaMetrics
 from tests.sidecar import Sidecar
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 FAST = {"granularity": "1s", "horizon": "5s", "lookback": "30s", "training_window": "10m"}
 

@@ -16,7 +16,7 @@ from tests.prometheus import (
 )
 from tests.sidecar import Sidecar
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 V2_SINCE = (2, 54)
 WATCH = {
