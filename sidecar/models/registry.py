@@ -4,10 +4,11 @@ A setting that is named like a field of ``ModelContext`` is filled from the watc
 sets it, so a model asks for what it needs by declaring it.
 """
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
-from inspect import Parameter, signature
+from inspect import Parameter, getdoc, signature
 from typing import Any, Final
 
 from sidecar.models.arima import ARIMAModel
@@ -114,6 +115,15 @@ def validate_params(name: str, params: Mapping[str, object]) -> list[str]:
     except (ValueError, TypeError) as error:
         problems += str(error).splitlines()
     return problems
+
+
+def describe(name: str) -> str:
+    """What the model says of itself: when to take it, how it works, its settings, its figures.
+
+    Raises:
+        ValueError: there is no such model.
+    """
+    return getdoc(sys.modules[model_type(name).__module__]) or ""
 
 
 def context_of(context: ModelContext) -> dict[str, Any]:

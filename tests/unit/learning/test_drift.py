@@ -364,3 +364,12 @@ def test_the_reference_learns_no_more_once_the_version_is_old_or_drifting() -> N
     after, found = drift.assess(drifting, DriftSettings(), T0, 2 * ONE, 2 * ONE, 100 * ONE)
     assert after.reference.tolist() == [1.0]
     assert found.times.tolist() == [2.0]
+
+
+def test_the_reference_learns_nothing_from_what_may_be_the_beginning_of_a_shift() -> None:
+    calm = replace(known(), seen=np.zeros(1, dtype=np.int64), up=np.full(1, 2.0))
+    unsure = replace(calm, up=np.full(1, 1.9))
+    for state, learns in ((calm, False), (unsure, True)):
+        after, _ = drift.assess(state, DriftSettings(), T0, 2 * ONE, ONE, 100 * ONE)
+        assert (after.reference[0] != 1.0) == learns
+        assert (after.scale[0] != state.scale[0]) == learns

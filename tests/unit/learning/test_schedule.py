@@ -227,7 +227,7 @@ def test_a_series_waits_once_with_its_most_urgent_reason_and_most_thorough_way()
     queue = FitQueue()
     queue.push("w", ["a"], Trigger.CRON, Mode.FULL, 1)
     queue.push("w", ["a"], Trigger.DRIFT, Mode.FINETUNE, 2, [4.5])
-    queue.push("w", ["a"], Trigger.CRON, Mode.FULL, 3)
+    queue.push("w", ["a"], Trigger.CRON, Mode.FINETUNE, 3)
     assert len(queue) == 1
     batch = queue.pop(10, 10)
     assert batch is not None

@@ -76,6 +76,25 @@ def test_only_the_window_counts() -> None:
     assert scores.scores(judged(actuals, means)).mae.tolist() == [1.0]
 
 
+def test_an_instant_without_one_before_it_is_left_out_of_the_comparison_with_naive() -> None:
+    actuals = np.concatenate([np.full((1, 5), np.nan), np.tile([2.0, 4.0], 20)[None]], axis=1)
+    found = scores.scores(judged(actuals, np.full((1, 45), 3.0)))
+    assert found.count.tolist() == [40]
+    assert found.naive_mae.tolist() == [2.0]
+    assert found.mase.tolist() == [0.5]
+
+
+def test_residuals_kept_for_the_gate_do_not_count_beyond_the_window() -> None:
+    tracker = residuals.start(1, G, 100)  # keeps 200
+    path = np.zeros((1, 100))
+    for k in range(200):
+        actual = np.array([1000.0 if k < 140 else 1.0])
+        tracker, _ = residuals.judge(tracker, START + k * G, actual)
+        tracker = residuals.record(tracker, Forecast((), START + k * G, G, path, path, path))
+    assert scores.scores(tracker).mae.tolist() == [1.0]
+    assert scores.rolling(tracker)[0].tolist() == [1.0]
+
+
 def test_the_rolling_figures_are_those_of_the_full_scores() -> None:
     random = np.random.default_rng(4)
     tracker = judged(random.normal(size=(5, 100)), random.normal(size=(5, 100)))

@@ -13,6 +13,7 @@ from sidecar.models.registry import (
     MODEL_NAMES,
     ModelContext,
     build,
+    describe,
     model_type,
     validate_params,
 )
@@ -44,9 +45,7 @@ def test_every_model_can_be_built_from_its_name_alone(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODEL_NAMES)
 def test_every_model_documents_itself(name: str) -> None:
-    import sys
-
-    text = sys.modules[model_type(name).__module__].__doc__ or ""
+    text = describe(name)
     assert "Settings:" in text
     assert len(text) > 400
 

@@ -104,6 +104,18 @@ def test_an_update_is_one_normalised_step_against_the_residual() -> None:
     np.testing.assert_allclose(got.weights[0], wanted, rtol=1e-9)
 
 
+def test_the_first_value_after_a_gap_teaches_nothing() -> None:
+    """What came over the gap is no residual of one step."""
+    y = oscillating(1, 300)
+    y[0, 288:291] = np.nan
+    model = SGDRegressorModel(n_lags=4, learning_rate=0.1)
+    state = model.fit(instants(0, 288), y[:, :288])
+    after_gap = model.update(state, instants(288, 4), y[:, 288:292])
+    np.testing.assert_array_equal(after_gap.weights, state.weights)
+    later = model.update(after_gap, instants(292, 1), y[:, 292:293])
+    assert (later.weights != state.weights).any()
+
+
 def test_without_a_learning_rate_only_fits_learn() -> None:
     y = oscillating(1, 300)
     model = SGDRegressorModel(n_lags=4, learning_rate=0.0)
