@@ -228,7 +228,8 @@ class Running:
     # What the web application shows
 
     def pages(self) -> Iterable[Page]:
-        return (watch.publisher.page for watch in self.watches)
+        now_ms = _now_ms()  # a turn that hangs on a dead server must not keep old numbers up
+        return [watch.publisher.page for watch in self.watches if watch.fresh(now_ms)]
 
     def not_ready(self) -> str:
         if self._facts is None:
