@@ -32,7 +32,7 @@ def search(family: Family, problem: Problem, start: FloatArray, steps: int) -> F
     """Least squares within ``steps`` evaluations of ``start`` (P, N)."""
     found = start.copy()
     judged = []
-    for i, series in enumerate(_each(problem)):
+    for i, series in enumerate(each(problem)):
         if len(start):
             found[:, i] = _search(family, series, start[:, i], steps)
         judged.append(Residuals(family, series, found[:, i]).e * series.weight)
@@ -42,8 +42,8 @@ def search(family: Family, problem: Problem, start: FloatArray, steps: int) -> F
 
 def cost(family: Family, problem: Problem, params: FloatArray) -> FloatArray:
     """Sum of squared residuals at ``params`` (P, N), (N,)."""
-    each = enumerate(_each(problem))
-    judged = [Residuals(family, one, params[:, i]).e * one.weight for i, one in each]
+    numbered = enumerate(each(problem))
+    judged = [Residuals(family, one, params[:, i]).e * one.weight for i, one in numbered]
     return np.array([e @ e for e in judged])
 
 
@@ -51,18 +51,19 @@ def replay(
     family: Family, problem: Problem, z: FloatArray, params: FloatArray, *, robust: bool
 ) -> Replayed:
     """The series as the model with ``params`` takes it; see ``together.replay``."""
-    before = [Residuals(family, one, params[:, i]) for i, one in enumerate(_each(problem))]
+    before = [Residuals(family, one, params[:, i]) for i, one in enumerate(each(problem))]
     limit = np.full(len(before), np.inf)
     if robust:
         limit = largest_residual(problem, np.array([one.e for one in before]).T)
     result = Replayed(np.empty_like(z), np.empty_like(z), np.empty_like(z))
-    for i, series in enumerate(_each(problem)):
+    for i, series in enumerate(each(problem)):
         one = _follow(family, series, z[:, i], before[i], float(limit[i]))
         result.z[:, i], result.x[:, i], result.e[:, i] = one
     return result
 
 
-def _each(problem: Problem) -> Iterator[Series]:
+def each(problem: Problem) -> Iterator[Series]:
+    """The series of a problem, one after the other."""
     for i, begin in enumerate(problem.begin):
         weight = np.ones(len(problem.x)) if problem.weight is None else problem.weight[:, i]
         yield Series(np.ascontiguousarray(problem.x[:, i]), int(begin), weight)

@@ -10,14 +10,19 @@ Recursion (Box, Jenkins, Reinsel, Time Series Analysis, 4th ed., 4.1 and 5.1):
     variance h instants ahead: sigma^2 (1 + w_1^2 + ... + w_{h-1}^2), w the weights of
     Theta(L) / (Phi(L) (1 - L)^d)
 
-The fit minimises the sum of squared e by ``sidecar.models.arma``, the unknown past before the first
-instant included. The search runs over partial autocorrelations in (-1, 1), from which the
-coefficients follow by Durbin and Levinson's recursion, so every fit is stationary in Phi and
-invertible in Theta (Monahan, Biometrika 71, 1984).
+The fit minimises the sum of squared e (``sidecar.models.fitting``), the series at rest before its
+first instant and outliers pulled back. The search runs over partial autocorrelations in (-1, 1),
+from which the coefficients follow by Durbin and Levinson's recursion, so every fit is stationary in
+Phi and invertible in Theta (Monahan, Biometrika 71, 1984).
 
 The drift is the mean for d = 0. For d = 1 it is the mean step, where the steps' means over eighths
 of the history leave no doubt that there is one (a straight line goes on straight), else 0: a drift
 estimated from noise would be extrapolated. For d = 2 it is 0.
+
+Measured on 1,310 windows of recorded series, 288 instants of which the next 12 are forecast (MASE /
+relative to naive): (3, 1, 1) 1.89 / .94, (2, 1, 2) 1.83 / .91, ``order: auto`` 1.83 / .90, naive
+2.32 / 1; (2, 1, 2) by plain least squares 1.89 / .98. Intervals of 95 % cover 90 to 91 %. For
+speed: ``python -m tests.bench models``.
 
 Settings: see ``ArimaSettings``.
 """
@@ -31,9 +36,11 @@ from sidecar.models import fitting
 from sidecar.models.arma import Coefficients, Family, Prepared, certain_drift, prepare
 from sidecar.models.contract import ForecastModel, Intervals, State, put, take
 from sidecar.models.numeric import (
+    LONGEST_GAP,
     BoolArray,
     IntArray,
     absorb_new,
+    gaps_apart,
     gaussian_intervals,
     lead_deviation,
     without_towers,
@@ -177,13 +184,17 @@ class ARIMAModel(ForecastModel[ArimaState]):
         return absorb_new(_absorb, state, t_ms, y)
 
     def forecast(self, state: ArimaState, t_ms: TimeArray) -> Intervals:
+        return gaps_apart(self._forecast, state, state.missed, t_ms)
+
+    def _forecast(self, state: ArimaState, t_ms: TimeArray) -> Intervals:
+        missed = np.minimum(state.missed, LONGEST_GAP)
         unseen = np.full((len(state.sigma), len(t_ms)), np.nan)
         _, mean = _roll(state, unseen)
-        horizon = len(t_ms) + int(state.missed.max(initial=0))
+        horizon = len(t_ms) + int(missed.max(initial=0))
         weights = impulse_response(state.ar.T, state.ma.T, horizon)
         for _ in range(self.settings.d):
             weights = np.cumsum(weights, axis=0)
-        deviation = lead_deviation(weights, state.sigma, state.missed)
+        deviation = lead_deviation(weights, state.sigma, missed)
         return gaussian_intervals(mean, deviation, self.settings.level)
 
     def explain(self, state: ArimaState) -> list[str]:

@@ -12,9 +12,19 @@ ETS(A,A,N) with phi = 1 and ETS(A,Ad,N)):
     forecast h instants ahead: l_t + (phi + phi^2 + ... + phi^h) b_t
     variance: sigma^2 (1 + sum_{j<h} c_j^2), c_j = alpha + beta (phi + ... + phi^j)
 
-The fit minimises the sum of squared e over alpha, q = beta / alpha, phi and the initial l and b, in
-the equivalent form (1 - L)(1 - phi L) y = (1 + theta_1 L + theta_2 L^2) e with theta_1 = alpha +
-phi beta - 1 - phi and theta_2 = phi (1 - alpha), by ``sidecar.models.arma``.
+A season of m instants (``seasonal_steps``) adds s_{t-m} to what is expected, s_t = s_{t-m} + gamma
+e_t, and gamma to every m-th c_j.
+
+The fit minimises the sum of squared e, as an ARMA model of the differenced series
+(``sidecar.models.holt_family``, ``sidecar.models.fitting``). As it comes it starts at the first
+sample without a trend and pulls outliers back; with ``initial: fitted`` and ``robust: false`` it is
+the textbook's, which fits the history better and forecasts it worse.
+
+Measured on 1,310 windows of recorded series, 288 instants of which the next 12 are forecast (MASE /
+relative to naive): as it comes 1.83 / .90, textbook 1.93 / 1.00, undamped 1.96 / .94, naive 2.32 /
+1. Intervals of 95 % cover 92 %. The textbook's sum of squares is at most 1.001 times
+statsforecast's on 97.6 % of the windows (undamped 99.0 %). For speed: ``python -m tests.bench
+models``.
 
 Settings: see ``HoltSettings``.
 """
@@ -29,8 +39,10 @@ from sidecar.models.arma import Prepared, certain_drift, prepare
 from sidecar.models.contract import ForecastModel, Intervals, State, put, take
 from sidecar.models.holt_family import Form, Smoothing, holt_family
 from sidecar.models.numeric import (
+    LONGEST_GAP,
     IntArray,
     absorb_new,
+    gaps_apart,
     gaussian_intervals,
     lead_deviation,
     without_towers,
@@ -181,8 +193,11 @@ class ExponentialSmoothingModel(ForecastModel[HoltState]):
         return absorb_new(_absorb, state, t_ms, y)
 
     def forecast(self, state: HoltState, t_ms: TimeArray) -> Intervals:
-        horizon, furthest = len(t_ms), int(state.missed.max(initial=0))
-        leads = np.arange(horizon + furthest)
+        return gaps_apart(self._forecast, state, state.missed, t_ms)
+
+    def _forecast(self, state: HoltState, t_ms: TimeArray) -> Intervals:
+        horizon, missed = len(t_ms), np.minimum(state.missed, LONGEST_GAP)
+        leads = np.arange(horizon + int(missed.max(initial=0)))
         reach = np.cumsum(_powers(state.phi, len(leads)), axis=0)
         mean = state.level + state.trend * reach[:horizon]
         weights = np.ones_like(reach)
@@ -190,7 +205,7 @@ class ExponentialSmoothingModel(ForecastModel[HoltState]):
         if period := state.season.shape[1]:
             mean += state.season.T[leads[:horizon] % period]
             weights[period::period] += state.gamma
-        deviation = lead_deviation(weights, state.sigma, state.missed)
+        deviation = lead_deviation(weights, state.sigma, missed)
         return gaussian_intervals(np.ascontiguousarray(mean.T), deviation, self.settings.level)
 
     def explain(self, state: HoltState) -> list[str]:

@@ -10,6 +10,7 @@ from sidecar.models.contract import Intervals, S, put, take
 from sidecar.series import FloatArray, TimeArray
 
 CHUNK = 384  # series worked on at once: rows of so many numbers stay in the nearest caches
+LONGEST_GAP = 2000  # missing instants from which on uncertainty grows no further
 TOWER, MIN_HISTORY = 10.0, 10  # see ``without_towers``
 
 BoolArray = NDArray[np.bool_]
@@ -154,6 +155,25 @@ def lead_deviation(weights: FloatArray, sigma: FloatArray, missed: IntArray) -> 
     growth = np.sqrt(np.cumsum(weights**2, axis=0))
     leads = np.arange(horizon)[:, None] + missed
     return np.ascontiguousarray((sigma * np.take_along_axis(growth, leads, axis=0)).T)
+
+
+def gaps_apart(
+    forecast: Callable[[S, TimeArray], Intervals], state: S, missed: IntArray, t_ms: TimeArray
+) -> Intervals:
+    """``forecast(state, t_ms)``, where series with ``missed`` instants go by themselves.
+
+    What a forecast computes reaches as far as its horizon and the longest gap together; so one
+    series that is silent for days does not cost all others memory.
+    """
+    behind = np.flatnonzero(missed > 0)
+    if len(behind) in (0, len(missed)):
+        return forecast(state, t_ms)
+    whole = np.flatnonzero(missed == 0)
+    parts = [(rows, forecast(take(state, rows), t_ms)) for rows in (whole, behind)]
+    mean, lower, upper = np.empty((3, len(missed), len(t_ms)))
+    for rows, part in parts:
+        mean[rows], lower[rows], upper[rows] = part.mean, part.lower, part.upper
+    return Intervals(mean, lower, upper)
 
 
 def absorb_new(

@@ -1,5 +1,6 @@
 """ARIMA against the recursion as the book writes it, and its promises."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -233,6 +234,18 @@ def test_the_interval_contains_the_mean_never_shrinks_and_widens_over_a_gap() ->
     later = model.forecast(blind, instants(26, (T + 4) * MINUTE_MS))
     np.testing.assert_allclose(later.mean, result.mean[:, 4:])
     np.testing.assert_allclose(later.upper - later.lower, width[:, 4:])
+
+
+def test_a_series_silent_for_days_keeps_a_finite_forecast_and_the_others_theirs() -> None:
+    y, model = correlated(21), ARIMAModel()
+    state = model.fit(instants(T), y)
+    plain = model.forecast(state, instants(4, T * MINUTE_MS))
+    silent = replace(state, missed=np.where(np.arange(len(y)) == 1, 100_000, 0))
+    result = model.forecast(silent, instants(4, T * MINUTE_MS))
+    others = np.arange(len(y)) != 1
+    np.testing.assert_array_equal(result.upper[others], plain.upper[others])
+    assert np.isfinite(result.upper[1]).all()
+    assert (result.upper[1] > plain.upper[1]).all()
 
 
 def test_a_warm_start_ends_where_a_cold_one_does() -> None:

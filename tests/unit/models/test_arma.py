@@ -187,6 +187,19 @@ def assert_same_costs(first: FloatArray, second: FloatArray) -> None:
     assert (ratio < 0.02).all()
 
 
+def test_slopes_one_by_one_make_the_matrix_of_the_batch(some_family: Family) -> None:
+    problem, _ = problem_of(some_family, walks())
+    params = inner_params(some_family)
+    at_once = together.local_model(some_family, problem, params)
+    for row, series in enumerate(alone.each(problem)):
+        there = alone.Residuals(some_family, series, params[:, row])
+        slopes = there.slopes(some_family, series, params[:, row])
+        wanted = at_once.hessian[:, :, row]
+        np.testing.assert_allclose(slopes.T @ slopes, wanted, atol=1e-6 * np.abs(wanted).max())
+        gradient = slopes.T @ (there.e * series.weight)
+        np.testing.assert_allclose(gradient, at_once.gradient[:, row], rtol=1e-5, atol=1e-5)
+
+
 def test_searches_one_by_one_and_at_once_find_the_same_cost(some_family: Family) -> None:
     problem, _ = problem_of(some_family, walks())
     start = arma.whittle_start(some_family, problem)

@@ -1,6 +1,7 @@
 """Holt's exponential smoothing against the recursion as the book writes it, and its promises."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -123,6 +124,25 @@ def test_no_smoothing_nearby_explains_the_series_better(damped: Any, initial: An
             assert min(others) >= found * (1 - 1e-3)
 
 
+def test_missing_instants_take_no_part_in_the_fit() -> None:
+    y = wander(14)
+    y[:, 30:70] = np.nan
+    y[:, ::5] = np.nan
+    y[:, 1] = 0.0
+    state = ExponentialSmoothingModel(damped=True, robust=False).fit(instants(T), y)
+    for row in range(len(y)):
+        values = y[row, 1:]
+
+        def cost(alpha: float, ratio: float, phi: float, values: FloatArray = values) -> float:
+            residuals, _, _ = textbook(values, alpha, alpha * ratio, phi, values[0], 0.0)
+            return float((residuals**2).sum())
+
+        found = (float(state.alpha[row]), float(state.beta[row] / state.alpha[row]))
+        phi = float(state.phi[row])
+        for alpha in np.clip(found[0] + np.array([-0.05, 0.05]), 1e-4, 0.9999):
+            assert cost(float(alpha), found[1], phi) >= 0.99 * cost(*found, phi)
+
+
 def test_update_is_the_textbook_recursion() -> None:
     y, model = wander(3), ExponentialSmoothingModel()
     state = model.fit(instants(T), y)
@@ -206,6 +226,18 @@ def test_the_interval_contains_the_mean_never_shrinks_and_widens_over_a_gap() ->
     later = model.forecast(blind, instants(26, (T + 4) * MINUTE_MS))
     np.testing.assert_allclose(later.mean, result.mean[:, 4:])
     np.testing.assert_allclose(later.upper - later.lower, width[:, 4:])
+
+
+def test_a_series_silent_for_days_keeps_a_finite_forecast_and_the_others_theirs() -> None:
+    y, model = wander(21), ExponentialSmoothingModel()
+    state = model.fit(instants(T), y)
+    plain = model.forecast(state, instants(4, T * MINUTE_MS))
+    silent = replace(state, missed=np.where(np.arange(len(y)) == 1, 100_000, 0))
+    result = model.forecast(silent, instants(4, T * MINUTE_MS))
+    others = np.arange(len(y)) != 1
+    np.testing.assert_array_equal(result.upper[others], plain.upper[others])
+    assert np.isfinite(result.upper[1]).all()
+    assert (result.upper[1] > plain.upper[1]).all()
 
 
 def test_a_warm_start_ends_where_a_cold_one_does() -> None:

@@ -128,6 +128,20 @@ def test_uncertainty_grows_with_each_cycle() -> None:
     assert (width[:, M] > width[:, M - 1]).all()
 
 
+def test_the_width_is_what_shocks_do_to_later_instants() -> None:
+    model, y = ExponentialSmoothingModel(seasonal_steps=M), cycles(8)
+    state, horizon = model.fit(instants(T), y), 3 * M
+    expected = model.forecast(state, instants(horizon + 1, T))
+    now = expected.mean[:, :1]
+    calm, shocked = (
+        model.forecast(model.update(state, instants(1, T), news), instants(horizon, T + 1)).mean
+        for news in (now, now + 1.0)
+    )
+    variance = np.cumsum((shocked - calm) ** 2, axis=1)
+    growth = (expected.upper - expected.mean) / (expected.upper - expected.mean)[:, :1]
+    np.testing.assert_allclose(growth[:, 1:], np.sqrt(1.0 + variance), rtol=1e-9)
+
+
 def test_a_season_beats_its_absence_where_there_is_one() -> None:
     y = cycles(5, rows=20, size=T + M)
     errors = []
