@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sidecar.ingest.counters import deltas, rates
 from sidecar.ingest.resample import resample
 from sidecar.known import Known, admit, back_to_predecessors, forget
-from sidecar.learning import drift, residuals, scores
+from sidecar.learning import drift, residuals, scores, trackers
 from sidecar.learning.drift import Drift, DriftSettings
 from sidecar.learning.gate import GateSettings
 from sidecar.models import anomaly, intervals
@@ -283,7 +283,7 @@ def _forecast(rules: CycleRules, model: Model, known: Known) -> Forecast:
 def _judge_late(rules: CycleRules, known: Known, raw: Sequence[RawSeries]) -> Known:
     """Judge instants whose sample came only after their cycle; they are not learned from again."""
     back = min(
-        residuals.LATE_INSTANTS, rules.overlap_ms // rules.granularity_ms, known.recent.shape[1]
+        trackers.LATE_INSTANTS, rules.overlap_ms // rules.granularity_ms, known.recent.shape[1]
     )
     if back < 1 or not len(known.labels):
         return known

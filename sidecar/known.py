@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidecar import shadow
-from sidecar.learning import drift, residuals
+from sidecar.learning import drift, trackers
 from sidecar.learning.drift import DriftState
 from sidecar.learning.gate import GateSettings
-from sidecar.learning.residuals import Tracker
+from sidecar.learning.trackers import Tracker
 from sidecar.models import intervals
 from sidecar.models.contract import ForecastModel, S, State, concat, put, take
 from sidecar.models.intervals import Calibration
@@ -108,7 +108,7 @@ def begin(model: Model, history: SeriesBatch, width: int, horizon_steps: int) ->
     values = history.values
     seen = np.where(np.isfinite(values), history.grid.instants_ms, history.grid.start_ms)
     pad = np.full((n, max(0, width - values.shape[1])), np.nan)
-    leads = residuals.leads_of(horizon_steps)
+    leads = trackers.leads_of(horizon_steps)
     return Known(
         labels=history.labels,
         origin_ms=history.grid.end_ms,
@@ -123,7 +123,7 @@ def begin(model: Model, history: SeriesBatch, width: int, horizon_steps: int) ->
         naive=blank_state(NaiveModel(), n),
         serves_naive=np.zeros(n, dtype=np.bool_),
         calibration=intervals.start(n, leads[-1]),
-        tracker=residuals.start(n, step_ms, horizon_steps),
+        tracker=trackers.start(n, step_ms, horizon_steps),
         drift=drift.start(n),
     )
 
@@ -158,7 +158,7 @@ def admit(
             naive=concat([known.naive, blank_state(NaiveModel(), n)]),
             serves_naive=np.concatenate([known.serves_naive, np.zeros(n, dtype=np.bool_)]),
             calibration=intervals.extend(known.calibration, n),
-            tracker=residuals.realign(known.tracker, rows),
+            tracker=trackers.realign(known.tracker, rows),
             drift=drift.realign(known.drift, rows),
             shadow=known.shadow,
         ),
@@ -189,7 +189,7 @@ def forget(known: Known, after_ms: int) -> Known:
         naive=take(known.naive, rows),
         serves_naive=known.serves_naive[rows],
         calibration=intervals.take(known.calibration, rows),
-        tracker=residuals.realign(known.tracker, rows),
+        tracker=trackers.realign(known.tracker, rows),
         drift=drift.realign(known.drift, rows),
         shadow=shadow.renumbered(known.shadow, {int(old): new for new, old in enumerate(rows)}),
     )
@@ -233,7 +233,7 @@ def adopt(model: Model, known: Known, fitted: Fitted) -> Known:
         known,
         versions=versions,
         state=put(known.state, new, take(state, np.flatnonzero(keep))),
-        tracker=residuals.forget(known.tracker, new),
+        tracker=trackers.forget(known.tracker, new),
         drift=drift.promoted(
             known.drift, new, fitted.mae[source], fitted.centre[source], fitted.scale[source]
         ),
@@ -284,7 +284,7 @@ def back_to_predecessors(
         known,
         versions=versions,
         state=put(known.state, rows, take(beside.state, back)),
-        tracker=residuals.forget(known.tracker, rows),
+        tracker=trackers.forget(known.tracker, rows),
         drift=drift.promoted(known.drift, rows, mae, nothing, nothing),
         shadow=left,
     )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sidecar.cycle import CycleRules
 from sidecar.errors import StoreError
 from sidecar.known import Known
-from sidecar.learning import drift, residuals
+from sidecar.learning import drift, trackers
 from sidecar.models.contract import ForecastModel, State, from_arrays, to_arrays
 from sidecar.models.intervals import Calibration
 from sidecar.models.naive import NaiveState
@@ -57,7 +57,7 @@ def pack(
         "state": to_arrays(known.state),
         "naive": to_arrays(known.naive),
         "calibration": {f.name: getattr(known.calibration, f.name) for f in fields(Calibration)},
-        "tracker": residuals.to_arrays(known.tracker),
+        "tracker": trackers.to_arrays(known.tracker),
         "drift": drift.to_arrays(known.drift),
     }
     for part, named in parts.items():
@@ -117,7 +117,7 @@ def _known(
         state=from_arrays(model.state_type, part("state")),
         naive=from_arrays(NaiveState, part("naive")),
         calibration=Calibration(**{k: np.asarray(v) for k, v in part("calibration").items()}),
-        tracker=residuals.from_arrays(part("tracker")),
+        tracker=trackers.from_arrays(part("tracker")),
         drift=drift.from_arrays(part("drift")),
         **plain,
     )

@@ -9,12 +9,12 @@ from typing import Any, Final, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from sidecar.learning.residuals import (
+from sidecar.learning.residuals import BoolArray
+from sidecar.learning.trackers import (
     ACTUAL,
     INSIDE,
     NAIVE,
     SEASONAL,
-    BoolArray,
     Columns,
     Float32Array,
     Tracker,

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidecar.learning.drift import robust_centre_and_scale
-from sidecar.learning.residuals import leads_of
 from sidecar.learning.scores import ratio
+from sidecar.learning.trackers import leads_of
 from sidecar.models.contract import (
     ForecastModel,
     S,

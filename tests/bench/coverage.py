@@ -28,7 +28,7 @@ def add_arguments(parser: Any) -> None:
 def online(data: dict[str, Array], model: str, origins: int) -> Iterator[dict[str, Array]]:
     """The run over the series of each sampling: whether actuals lay inside, and Winkler's score,
     each (N, origins, H)."""
-    from sidecar.learning.residuals import leads_of
+    from sidecar.learning.trackers import leads_of
     from sidecar.models import intervals
     from sidecar.models.registry import ModelContext, build
 

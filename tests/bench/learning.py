@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from tests.bench import Figure, Rounds, cpu_seconds, figures, row, wall_seconds
 
 if TYPE_CHECKING:
-    from sidecar.learning.residuals import Tracker
     from sidecar.learning.store import VersionStore
+    from sidecar.learning.trackers import Tracker
 
 N = 10_000
 G = 60_000
@@ -26,11 +26,11 @@ def _tracked(n: int, horizon: int, instants: int = 80) -> "Tracker":
     """A tracker whose window is full."""
     import numpy as np
 
-    from sidecar.learning import residuals
+    from sidecar.learning import residuals, trackers
     from sidecar.series import Forecast
 
     random = np.random.default_rng(0)
-    tracker = residuals.start(n, G, horizon)
+    tracker = trackers.start(n, G, horizon)
     mean = np.repeat(random.normal(size=(n, 1)), horizon, axis=1)
     for k in range(1, instants + 1):
         tracker, _ = residuals.judge(tracker, k * G, random.normal(size=n))
@@ -74,10 +74,10 @@ def judge_10000_h288(options: Namespace) -> Rounds:
 
 @figures("tracker_memory")
 def tracker_memory(options: Namespace) -> Iterable[Figure]:
-    from sidecar.learning import residuals
+    from sidecar.learning import trackers
 
     for horizon in (5, 288):
-        arrays = residuals.to_arrays(_tracked(100, horizon, 2 * horizon + 80))
+        arrays = trackers.to_arrays(_tracked(100, horizon, 2 * horizon + 80))
         size = sum(array.nbytes for array in arrays.values()) / 100
         yield Figure(f"tracker_memory_h{horizon}", size, "bytes/series")
 
@@ -126,13 +126,13 @@ def restart_load_10000(options: Namespace) -> Rounds:
 @row("runtime_write_10000", unit="s")
 def runtime_write_10000(options: Namespace) -> Rounds:
     """Keep the tracker of 10,000 series over a restart."""
-    from sidecar.learning import residuals
+    from sidecar.learning import trackers
 
     folder = TemporaryDirectory()
     store, tracker = _store(folder.name, 0), _tracked(N, 5)
 
     def put() -> object:
-        store.put_runtime("w", residuals.to_arrays(tracker), {})
+        store.put_runtime("w", trackers.to_arrays(tracker), {})
         return folder
 
     return Rounds(wall_seconds(put))
@@ -140,15 +140,15 @@ def runtime_write_10000(options: Namespace) -> Rounds:
 
 @row("runtime_load_10000", unit="s")
 def runtime_load_10000(options: Namespace) -> Rounds:
-    from sidecar.learning import residuals
+    from sidecar.learning import trackers
 
     store = _store(mkdtemp(), 0)
-    store.put_runtime("w", residuals.to_arrays(_tracked(N, 5)), {})
+    store.put_runtime("w", trackers.to_arrays(_tracked(N, 5)), {})
 
     def load() -> object:
         found = store.get_runtime("w")
         assert found is not None
-        return residuals.from_arrays(found[0])
+        return trackers.from_arrays(found[0])
 
     return Rounds(wall_seconds(load))
 

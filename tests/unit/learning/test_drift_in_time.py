@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from sidecar.learning import drift, residuals, scores
+from sidecar.learning import drift, residuals, scores, trackers
 from sidecar.learning.drift import DriftSettings, Severity
 from sidecar.models.contract import as_float
 from sidecar.models.registry import ModelContext, build
@@ -38,7 +38,7 @@ class Loop:
     n: int
 
     def __post_init__(self) -> None:
-        self.tracker = residuals.start(self.n, G, 1)
+        self.tracker = trackers.start(self.n, G, 1)
         self.state = drift.start(self.n)
         self.settings = DriftSettings()
         self.fits = np.zeros((self.n, 3), dtype=np.int64)
@@ -49,7 +49,7 @@ class Loop:
         centre, scale = drift.robust_centre_and_scale(validation)
         mae = np.abs(validation).mean(axis=1)
         self.state = drift.promoted(self.state, rows, mae, centre, scale)
-        self.tracker = residuals.forget(self.tracker, rows)
+        self.tracker = trackers.forget(self.tracker, rows)
 
     def step(self, t_ms: int, actual: FloatArray, mean: FloatArray) -> np.ndarray:
         """One instant; the rows that call for a full fit (in a cooldown or not)."""

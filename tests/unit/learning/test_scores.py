@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.learning import residuals, scores
-from sidecar.learning.residuals import Tracker
+from sidecar.learning import residuals, scores, trackers
+from sidecar.learning.trackers import Tracker
 from sidecar.series import FloatArray, Forecast
 from tests.unit.learning.toys import MINUTE_MS
 
@@ -19,7 +19,7 @@ def judged(
     actuals: FloatArray, means: FloatArray, *, window: int = 60, g: int = G, width: float = 1.0
 ) -> Tracker:
     """A tracker that has seen ``actuals`` (N, K), each forecast by ``means`` one column before."""
-    tracker = residuals.start(len(actuals), g, 1, window=window)
+    tracker = trackers.start(len(actuals), g, 1, window=window)
     for k in range(actuals.shape[1]):
         tracker, _ = residuals.judge(tracker, START + k * g, actuals[:, k])
         mean = means[:, k : k + 1]
@@ -46,7 +46,7 @@ def test_scores_are_what_their_definitions_say(count: int, missing: float, seed:
             inside.append(error <= 1)
         level = y[k] if np.isfinite(y[k]) else level
     assert found.count.tolist() == [len(errors)]
-    if len(errors) < residuals.DEFAULT_MINIMUM:
+    if len(errors) < trackers.DEFAULT_MINIMUM:
         assert np.isnan(found.mae[0])
         return
     comparable = np.isfinite(naive)
@@ -56,7 +56,7 @@ def test_scores_are_what_their_definitions_say(count: int, missing: float, seed:
     assert found.level[0] == pytest.approx(
         np.mean([abs(v) for v in y[max(1, count - 60) :] if np.isfinite(v)]), rel=1e-5
     )
-    if comparable.sum() >= residuals.DEFAULT_MINIMUM:
+    if comparable.sum() >= trackers.DEFAULT_MINIMUM:
         best = np.array(errors)[comparable].mean() / np.array(naive)[comparable].mean()
         assert found.mase[0] == pytest.approx(best, rel=1e-4)
 
@@ -85,7 +85,7 @@ def test_an_instant_without_one_before_it_is_left_out_of_the_comparison_with_nai
 
 
 def test_residuals_kept_for_the_gate_do_not_count_beyond_the_window() -> None:
-    tracker = residuals.start(1, G, 100)  # keeps 200
+    tracker = trackers.start(1, G, 100)  # keeps 200
     path = np.zeros((1, 100))
     for k in range(200):
         actual = np.array([1000.0 if k < 140 else 1.0])
@@ -158,7 +158,7 @@ def test_relative_errors_stay_finite_on_zeros() -> None:
 
 
 def test_the_error_of_each_lead_is_known() -> None:
-    tracker = residuals.start(1, G, 4)
+    tracker = trackers.start(1, G, 4)
     path = np.array([[1.0, 2.0, 3.0, 4.0]])
     for k in range(300):
         tracker, _ = residuals.judge(tracker, START + k * G, np.zeros(1))
