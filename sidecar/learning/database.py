@@ -16,11 +16,11 @@ import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 from sidecar.errors import StoreError
+from sidecar.learning.schema import STEPS, NewerSchema, expected_tables, migrate, tables
 
 log = logging.getLogger(__name__)
 
@@ -32,63 +32,6 @@ KEPT_ASIDE: Final = 20
 FLOOR: Final = "version_floor"
 FLOOR_STEP: Final = 100
 
-# Step i brings a store from schema i to schema i + 1; a released step is never edited.
-STEPS: Final[tuple[str, ...]] = (
-    """
-    CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-    INSERT INTO meta VALUES ('audit_forgotten_to', 0), ('version_floor', 0);
-    CREATE TABLE series (
-        id INTEGER PRIMARY KEY,
-        watch TEXT NOT NULL,
-        key TEXT NOT NULL,
-        labels TEXT NOT NULL,
-        next_version INTEGER NOT NULL,
-        predecessor INTEGER,
-        pinned INTEGER NOT NULL DEFAULT 0,
-        UNIQUE (watch, key)
-    );
-    CREATE TABLE blobs (
-        id INTEGER PRIMARY KEY,
-        model TEXT NOT NULL,
-        settings TEXT NOT NULL,
-        sha256 TEXT NOT NULL,
-        data BLOB NOT NULL
-    );
-    CREATE TABLE versions (
-        series INTEGER NOT NULL,
-        version INTEGER NOT NULL,
-        blob INTEGER NOT NULL,
-        place INTEGER NOT NULL,
-        trained_at_ms INTEGER NOT NULL,
-        policy TEXT NOT NULL,
-        cause TEXT NOT NULL,
-        gate TEXT NOT NULL,
-        drift REAL, mae REAL, mape REAL, smape REAL, mase REAL,
-        n_samples INTEGER NOT NULL,
-        status TEXT NOT NULL,
-        seal INTEGER NOT NULL,
-        PRIMARY KEY (series, version)
-    ) WITHOUT ROWID;
-    CREATE UNIQUE INDEX one_active ON versions (series) WHERE status = 'active';
-    CREATE INDEX versions_by_blob ON versions (blob);
-    CREATE TABLE audit (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        at_ms INTEGER NOT NULL,
-        who TEXT NOT NULL,
-        what TEXT NOT NULL,
-        series INTEGER,
-        from_version INTEGER,
-        to_version INTEGER,
-        detail TEXT NOT NULL
-    );
-    CREATE INDEX audit_by_series ON audit (series, id);
-    CREATE TRIGGER audit_is_written_once BEFORE UPDATE ON audit
-    BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
-    CREATE TRIGGER audit_is_kept BEFORE DELETE ON audit
-    WHEN OLD.id > (SELECT value FROM meta WHERE name = 'audit_forgotten_to')
-    BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
-    """,
-)
 # Primary result codes: the disk is full, read-only, failing, or in somebody else's hands.
 _NOT_THE_FILES_FAULT: Final = {
     sqlite3.SQLITE_PERM,
@@ -156,7 +99,7 @@ class Database:
             degraded = ""
         except StoreLocked:
             raise
-        except (OSError, *UNREADABLE, _NewerSchema) as error:
+        except (OSError, *UNREADABLE, NewerSchema) as error:
             connection, degraded = _in_memory(folder, steps, error)
         database = cls(folder, steps, connection, lock, degraded)
         database.notes += [*notes, *([degraded] if degraded else [])]
@@ -301,10 +244,6 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.close(folder)
 
 
-class _NewerSchema(Exception):
-    """The file was written by a later version of this program."""
-
-
 def _opened(
     folder: Path, steps: Sequence[str], *, thorough: bool = False
 ) -> tuple[sqlite3.Connection, list[str]]:
@@ -353,8 +292,8 @@ def _checked(path: Path, steps: Sequence[str], thorough: bool) -> sqlite3.Connec
     path.touch(mode=0o600)  # SQLite gives its journal the permissions of the file
     connection = _connected(path)
     try:
-        _migrate(connection, steps)
-        if _schema(connection) != _expected_schema(tuple(steps)):
+        migrate(connection, steps)
+        if tables(connection) != expected_tables(tuple(steps)):
             raise sqlite3.DatabaseError("its tables are not those that were made")
         for table in ("meta", "series", "versions"):
             for _ in connection.execute(f"SELECT * FROM {table}"):  # noqa: S608 - our names
@@ -371,35 +310,12 @@ def _checked(path: Path, steps: Sequence[str], thorough: bool) -> sqlite3.Connec
     return connection
 
 
-def _schema(connection: sqlite3.Connection) -> list[tuple[str, ...]]:
-    return connection.execute(
-        "SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_master ORDER BY type, name"
-    ).fetchall()
-
-
-@cache
-def _expected_schema(steps: tuple[str, ...]) -> list[tuple[str, ...]]:
-    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
-        _migrate(connection, steps)
-        return _schema(connection)
-
-
-def _migrate(connection: sqlite3.Connection, steps: Sequence[str]) -> None:
-    (schema,) = connection.execute("PRAGMA user_version").fetchone()
-    if schema > len(steps):
-        raise _NewerSchema(f"its schema is {schema}, this program knows {len(steps)}")
-    for number in range(schema, len(steps)):
-        connection.executescript(
-            f"BEGIN IMMEDIATE; {steps[number]}; PRAGMA user_version = {number + 1}; COMMIT;"
-        )
-
-
 def _in_memory(
     folder: Path, steps: Sequence[str], error: Exception
 ) -> tuple[sqlite3.Connection, str]:
     connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
     kept = "no stored version could be read"
-    if not isinstance(error, _NewerSchema):
+    if not isinstance(error, NewerSchema):
         with suppress(*UNREADABLE, OSError):
             uri = (folder / FILE).as_uri() + "?mode=ro&immutable=1"
             with closing(sqlite3.connect(uri, uri=True)) as disk:
@@ -407,11 +323,11 @@ def _in_memory(
                 kept = "stored versions are served"
     try:
         connection.execute("PRAGMA journal_mode = MEMORY").fetchall()
-        _migrate(connection, steps)
+        migrate(connection, steps)
     except UNREADABLE:
         connection.close()
         connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-        _migrate(connection, steps)
+        migrate(connection, steps)
         kept = "no stored version could be read"
     return connection, (
         f"the version store in {folder} cannot be used ({error}): {kept}, new versions are kept in "

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sidecar.errors import StoreError
-from sidecar.learning import blobs, database, rows
+from sidecar.learning import blobs, database, rows, schema
 from sidecar.learning.database import Database
 from sidecar.learning.store import VersionStore
 from tests.unit.learning.stored import T0, WATCH, batch, labels, opened, served
@@ -269,7 +269,7 @@ def test_damaged_files_do_not_pile_up(tmp_path: Path) -> None:
 
 
 def test_an_older_schema_is_brought_forward(folder: Path) -> None:
-    newer = (*database.STEPS, "ALTER TABLE series ADD COLUMN colour TEXT DEFAULT 'blue'")
+    newer = (*schema.STEPS, "ALTER TABLE series ADD COLUMN colour TEXT DEFAULT 'blue'")
     moved = Database.open(folder, newer)
     with moved.reading() as connection:
         assert connection.execute("SELECT DISTINCT colour FROM series").fetchall() == [("blue",)]
@@ -278,7 +278,7 @@ def test_an_older_schema_is_brought_forward(folder: Path) -> None:
 
 
 def test_a_step_that_fails_sets_the_old_file_aside_unharmed(folder: Path) -> None:
-    impossible = (*database.STEPS, "CREATE UNIQUE INDEX one ON versions (n_samples)")
+    impossible = (*schema.STEPS, "CREATE UNIQUE INDEX one ON versions (n_samples)")
     moved = Database.open(folder, impossible)
     assert moved.degraded == ""
     assert "was damaged" in moved.notes[0]
