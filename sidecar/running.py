@@ -11,35 +11,25 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, Final, TypeVar
 
 from aiohttp import web
 
-from sidecar.config import SentinelConfig, WatchConfig
-from sidecar.errors import RemoteError, SidecarError
+from sidecar.config import SentinelConfig
+from sidecar.errors import SidecarError
 from sidecar.fleet import Fleet
-from sidecar.ingest.buffer import PushBuffer
-from sidecar.ingest.checks import DEFAULT_LOOKBACK_DELTA_MS
 from sidecar.learning.schedule import FitQueue
 from sidecar.learning.store import VersionStore
 from sidecar.learning.workers import FitPool
 from sidecar.operating import Operator
-from sidecar.past import SourceReader
+from sidecar.ports import CycleNote, Ports
 from sidecar.publish.acknowledgements import Acknowledgements
 from sidecar.publish.exposition import Page
 from sidecar.publish.paths import ForecastPaths
-from sidecar.pushed import PushReader, PushStats, spans
 from sidecar.remote.audit import Audit
-from sidecar.remote.backoff import BackoffSettings, delay_s
-from sidecar.remote.expressions import ExpressionReader
 from sidecar.remote.http import HttpClient, open_session
-from sidecar.remote.probe import ServerFacts, metric_types, probe
-from sidecar.remote.query_reader import QueryApiReader
-from sidecar.remote.reader import RemoteReader
-from sidecar.remote.turns import ReadTurns
 from sidecar.remote.writer import RemoteWriter, WriterSettings
 from sidecar.series import LabelSet
 from sidecar.serve import admin, query_api, receive, remote_read
@@ -53,8 +43,9 @@ from sidecar.serve.remote_read import RemoteReadServer
 from sidecar.serve.status import count_states, series_facts
 from sidecar.serve.upstream import Upstream
 from sidecar.serve.web_config import Doorkeeper, WebConfig, load_web_config
+from sidecar.source import Source
 from sidecar.trainer import StoredVersions, Trainer, TrainingNote
-from sidecar.watching import CycleNote, Ports, Watch
+from sidecar.watching import Watch
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +57,6 @@ _AUDIT_EVERY_S: Final = 20.0
 _ACKNOWLEDGE_EVERY_S: Final = 0.25
 _LAG_EVERY_S: Final = 0.1
 _LAG_WINDOW_S: Final = 10.0
-_ASK_AGAIN: Final = BackoffSettings(base_s=1.0, cap_s=15.0)
 _FIT_PROCESSES: Final = 1
 # What a reload can change; the rest needs a restart.
 _RELOADABLE: Final = frozenset({"watches", "publish", "emit_confidence_bounds", "timezone"})
@@ -107,15 +97,10 @@ class Running:
         self._load = load
         self._on_progress = on_progress
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="work")
-        self._facts: ServerFacts | None = None
-        self._kinds: dict[str, str | None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._errands: set[asyncio.Task[None]] = set()
         self._lag_s = 0.0
-        self._buffer, self._push_stats = PushBuffer(), PushStats()
-        self._receiver = Receiver(self._buffer, _now_ms, self._not_receiving)
         self._guard = Guard(self.loop.time)
-        self._trouble = "Prometheus has not answered yet"
 
     async def __aenter__(self) -> "Running":
         self.loop.set_default_executor(self._executor)
@@ -139,7 +124,6 @@ class Running:
                 _now_ms,
                 self._note_training,
             )
-            self._buffer.follow(spans(self.config.watches))
             self._fleet = self._gather_fleet()
             self.operator = Operator(
                 lambda: self.watches, self._store, self._trainer, self.in_thread, _now_ms
@@ -165,7 +149,7 @@ class Running:
         """Watch until stopped."""
         self._start(self._watch_lag(), self._acknowledge(), self._trainer.run(self.stopping))
         self._start(self._guard.run(self._connections), self._look_back())
-        await self._learn_facts()
+        await self._source.learn(self.stopping, self._write_client)
         assert self._fleet is not None, "built on entry"
         self._fleet.start()
         await self.stopping.wait()
@@ -173,7 +157,7 @@ class Running:
     async def once(self) -> bool:
         """One turn of every watch, its samples delivered; whether every series got a forecast."""
         self._start(self._trainer.run(self.stopping))
-        await self._learn_facts()
+        await self._source.learn(self.stopping, self._write_client)
         await asyncio.gather(*(watch.turn() for watch in self.watches))
         delivered = [await writer.drained(SHUTDOWN_S) for writer in self._writers]
         results = [watch.latest for watch in self.watches]
@@ -206,7 +190,7 @@ class Running:
             and getattr(config, field.name) != getattr(self.config, field.name)
         ]
         assert self._fleet is not None, "built on entry"
-        await self.in_thread(self._buffer.follow, spans(config.watches))
+        await self.in_thread(self._source.follow, config.watches)
         message = await self._fleet.exchange(
             replace(config, **{name: getattr(self.config, name) for name in fixed})
         )
@@ -232,8 +216,8 @@ class Running:
         return [watch.publisher.page for watch in self.watches if watch.fresh(now_ms)]
 
     def not_ready(self) -> str:
-        if self._facts is None:
-            return self._trouble
+        if self._source.facts is None:
+            return self._source.trouble
         now_ms = _now_ms()
         if any(watch.fresh(now_ms) for watch in self.watches):
             return ""
@@ -252,18 +236,12 @@ class Running:
     def _connect(self) -> None:
         """Clients for reading, writing and asking; nothing is sent yet."""
         config = self.config
-        base, timeout_s = config.prometheus_url.rstrip("/"), config.scrape_timeout_s
-        read = config.remote_read.settings(base + "/api/v1/read", timeout_s)
-        write = config.remote_write.settings(base + "/api/v1/write", timeout_s)
-        self._api = HttpClient(replace(read, url=base), self._session)
-        self._upstream = Upstream(replace(read, url=base))  # dashboards do not queue with cycles
-        self._read_client = HttpClient(read, self._session)
+        base = config.prometheus_url.rstrip("/")
+        write = config.remote_write.settings(base + "/api/v1/write", config.scrape_timeout_s)
+        self._source = Source(config, self._session)
+        self._upstream = Upstream(self._source.settings)  # dashboards do not queue with cycles
+        self._receiver = Receiver(self._source.buffer, _now_ms, self._source.not_receiving)
         self._write_client = HttpClient(write, self._session)
-        turns = ReadTurns()  # at most two reads at once, whichever way they go
-        self._reader = RemoteReader(
-            self._read_client, path="", verify_crc=config.remote_read.verify_crc, turns=turns
-        )
-        self._query_reader = QueryApiReader(self._api, turns=turns)
         folder = self._store.folder / "spool"
         folder.mkdir(parents=True, exist_ok=True)
         self._writers = [
@@ -277,7 +255,7 @@ class Running:
                 ),
             )
         ]
-        self._audit = Audit(self._writers[0], self._reader, now_ms=_now_ms)
+        self._audit = Audit(self._writers[0], self._source.reader, now_ms=_now_ms)
 
     async def _listen(self) -> web.AppRunner:
         config = self.config
@@ -325,47 +303,19 @@ class Running:
 
     def _gather_fleet(self) -> Fleet:
         ports = Ports(
-            reader_for=self._reader_for,
+            reader_for=self._source.reader_for,
             trainer=self._trainer,
             memory=self._store,
             in_thread=self.in_thread,
             now_ms=_now_ms,
-            lookback_delta_ms=self._lookback_delta_ms,
-            kind_of=self._kind_of,
+            lookback_delta_ms=self._source.lookback_delta_ms,
+            kind_of=self._source.kind_of,
             written_until_ms=self._written_until_ms,
             note=self._note_cycle,
         )
         return Fleet(self.config, ports, self._writers, self._paths, self.stopping, self._spawn)
 
     # What the watches ask and tell
-
-    def _reader_for(self, watch: WatchConfig) -> SourceReader:
-        """Remote read; the query API for expressions, and for servers without remote read."""
-        if watch.expr:
-            return ExpressionReader(
-                self._query_reader, watch.expr, watch.output_metric, watch.granularity_ms
-            )
-        served = self._facts is None or self._facts.remote_read is not False
-        reader = self._reader if served else self._query_reader
-        if self.config.receive_remote_write:
-            return PushReader(self._buffer, reader, self._push_stats)
-        return reader
-
-    def _not_receiving(self) -> str:
-        return "the server's external labels are not known yet" if self._facts is None else ""
-
-    def _lookback_delta_ms(self) -> int:
-        known = None if self._facts is None else self._facts.lookback_ms
-        return DEFAULT_LOOKBACK_DELTA_MS if known is None else known
-
-    async def _kind_of(self, metric: str) -> str | None:
-        if metric not in self._kinds:
-            try:
-                self._kinds[metric] = (await metric_types(self._api, [metric])).get(metric)
-            except RemoteError as error:
-                log.info("the type of %s is not known (%s); its values decide", metric, error)
-                return None
-        return self._kinds[metric]
 
     async def _written_until_ms(self, labels: Sequence[LabelSet]) -> int | None:
         """The newest instant that every endpoint has accepted some of these series for."""
@@ -417,39 +367,6 @@ class Running:
         log.critical("a task ended unexpectedly; stopping", exc_info=task.exception())
         self.stopping.set()
 
-    async def _learn_facts(self) -> None:
-        """Ask the server what it is until it answers: what is read depends on it."""
-        failures = 0
-        while self._facts is None and not self.stopping.is_set():
-            try:
-                facts = await probe(
-                    self._api,
-                    read_path="",
-                    write_path="",
-                    read_client=self._read_client,
-                    write_client=self._write_client,
-                )
-            except RemoteError as error:
-                failures += 1
-                self._trouble = f"{self.config.prometheus_url} does not answer: {error}"
-                if failures == 1:
-                    log.warning("%s; waiting for it", self._trouble)
-                await _pause(self.stopping, delay_s(failures, _ASK_AGAIN))
-                continue
-            chosen = self.config.external_labels
-            self._reader.external_labels = facts.external_labels if chosen is None else chosen
-            self._buffer.strip(self._reader.external_labels)
-            self._facts = facts
-            log.info(
-                "%s is %s %s; external labels %s",
-                self.config.prometheus_url,
-                facts.product or "a server",
-                facts.version or "of unknown version",
-                dict(self._reader.external_labels),
-            )
-            for problem in facts.problems:
-                log.warning("%s: %s", self.config.prometheus_url, problem)
-
     async def _acknowledge(self) -> None:
         """Let the query API know how far the receiver has what was pushed."""
         while True:
@@ -498,8 +415,8 @@ class Running:
             steps += [partial(writer.stop, SHUTDOWN_S) for writer in self._writers]
         if hasattr(self, "_site"):
             steps.append(self._site.cleanup)
-        if hasattr(self, "_reader"):
-            steps += [self._reader.close, self._query_reader.close, self._upstream.close]
+        if hasattr(self, "_source"):
+            steps += [self._source.close, self._upstream.close]
         if hasattr(self, "_store"):
             steps.append(partial(self.in_thread, self._store.close))
         steps.append(self._session.close)
@@ -524,16 +441,12 @@ class Running:
         limit = self.config.publish.exposition_max_series
         yield Reading("sentinel_exposition_series", {(): gauges})
         yield Reading("sentinel_exposition_limited", {(): float(gauges > limit)})
-        yield from of_readers([self._reader.stats(), self._query_reader.stats()])
+        yield from of_readers(self._source.stats())
         yield from of_writers(self._writers)
         yield from of_audit(self._audit.stats)
-        yield from of_push(self._buffer.stats(), self._receiver.answers, self._push_stats)
-
-
-async def _pause(stopping: asyncio.Event, seconds: float) -> None:
-    """Sleep, but not beyond a request to stop."""
-    with suppress(TimeoutError):
-        await asyncio.wait_for(stopping.wait(), seconds)
+        yield from of_push(
+            self._source.buffer.stats(), self._receiver.answers, self._source.push_stats
+        )
 
 
 def _open_store(config: SentinelConfig) -> VersionStore:

@@ -11,13 +11,11 @@ instants since then are replayed, so that ``expected`` has no hole and nothing i
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cached_property, partial
-from typing import Any, Final, Protocol
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sidecar.config import WatchConfig
 from sidecar.cycle import (
@@ -30,14 +28,15 @@ from sidecar.duration import format_duration
 from sidecar.errors import DataError, SidecarError, StoreError
 from sidecar.known import Fitted, Known, adopt, begin
 from sidecar.learning.gate import GateSettings
-from sidecar.learning.records import AuditEntry, Group
+from sidecar.learning.records import Group
 from sidecar.learning.schedule import Cron, Mode, Trigger, spread_ms
 from sidecar.learning.worker import ModelSpec
 from sidecar.models.contract import ForecastModel, State, from_arrays, take
 from sidecar.models.registry import ModelContext, build
 from sidecar.names import Reason
 from sidecar.past import Past, SourceReader, rows_of
-from sidecar.publish.publisher import InThread, WatchPublisher
+from sidecar.ports import CycleNote, Ports
+from sidecar.publish.publisher import WatchPublisher
 from sidecar.quality import Quality, quality_of
 from sidecar.remote.backoff import BackoffSettings, delay_s
 from sidecar.rules import make_rules
@@ -48,7 +47,6 @@ from sidecar.series import (
     index_by_labels,
 )
 from sidecar.snapshot import pack, recipe, unpack
-from sidecar.trainer import Trainer
 from sidecar.wishes import FitWishes
 
 log = logging.getLogger(__name__)
@@ -63,64 +61,6 @@ SAVE_EVERY_MS: Final = 60_000
 # A cycle that went as the one before it is logged at most so often.
 SAY_EVERY_MS: Final = 60_000
 AGAIN: Final = BackoffSettings(base_s=1.0, cap_s=30.0)
-
-
-class Memory(Protocol):
-    """Where a watch keeps what it knows over a restart; called in a thread."""
-
-    def put_runtime(
-        self, name: str, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]
-    ) -> None: ...
-
-    def get_runtime(self, name: str) -> tuple[dict[str, NDArray[Any]], dict[str, Any]] | None: ...
-
-    def pinned(self, watch: str) -> frozenset[LabelSet]: ...
-
-    def note(self, entries: Iterable[AuditEntry]) -> None: ...
-
-    def rollback(
-        self,
-        watch: str,
-        labels: LabelSet,
-        to_version: int | None = None,
-        *,
-        at_ms: int,
-        who: str = "operator",
-        pin: bool = True,
-    ) -> Group: ...
-
-
-@dataclass(frozen=True)
-class Ports:
-    """What a watch needs of the rest of the house.
-
-    Attributes:
-        reader_for: what reads a watch's series, once the server is known.
-        kind_of: the type that the server's metadata gives a metric; None where it has none.
-        written_until_ms: the newest instant accepted for delivery of some output series.
-        note: told of every cycle: instants, series, seconds, error.
-    """
-
-    reader_for: Callable[[WatchConfig], SourceReader]
-    trainer: Trainer
-    memory: Memory
-    in_thread: InThread
-    now_ms: Callable[[], int]
-    lookback_delta_ms: Callable[[], int]
-    kind_of: Callable[[str], Awaitable[str | None]]
-    written_until_ms: Callable[[Sequence[LabelSet]], Awaitable[int | None]]
-    note: Callable[["CycleNote"], None]
-
-
-@dataclass(frozen=True, slots=True)
-class CycleNote:
-    """What there is to count about one turn of a watch; ``error`` is empty where it went well."""
-
-    watch: str
-    seconds: float
-    instants: int
-    forecasts: int
-    error: str
 
 
 class Watch:
