@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from deploy.demo_stack.picture import Curve
+from sidecar.plot import Curve
 
 Labels: TypeAlias = dict[str, str]
 

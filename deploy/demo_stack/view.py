@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from deploy.demo_stack.api import curves, instant
-from deploy.demo_stack.picture import Band, Curve, Picture
 from sidecar.names import ACTUAL, ANOMALY_SCORE, EXPECTED, LOWER, MODEL_INFO, PREDICTED, UPPER
+from sidecar.plot import Band, Curve, Picture
 
 GRANULARITY_S = 15.0
 PAST_S, AHEAD_S = 12 * 60.0, 180.0

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from sidecar.cli import _ORDERS as ORDERS
-from sidecar.cli import _parser as command_line
+from sidecar.cli import command_line
+from sidecar.cli.orders import ORDERS, QUESTIONS
 from sidecar.config import SentinelConfig, WatchConfig
 from sidecar.config.schema import AnomalyConfig
 from sidecar.learning.gate import Gate
@@ -70,7 +70,7 @@ def test_the_commands_of_a_runbook_are_those_of_the_program(path: Path) -> None:
     said = [*fenced(path, "sh"), *words(path)]
     for command in (one for one in said if one.startswith("sentinel ")):
         arguments = _split(command)[1:]
-        if len(arguments) == 1 and arguments[0] in ORDERS:
+        if len(arguments) == 1 and arguments[0] in {*ORDERS, *QUESTIONS, "explain"}:
             arguments += ["x"]  # named in passing, without its series
         command_line().parse_args(arguments)
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from rich.text import Text
 
-from deploy.demo_stack.picture import Band, Curve, Picture, compact
+from sidecar.plot import Band, Curve, Picture, compact
 
 NOW = 1_700_000_000.0
 

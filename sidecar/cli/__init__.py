@@ -1,0 +1,120 @@
+"""The command line: ``sentinel run | check | once | status | ...``.
+
+Exit status: 0 done; 1 something did not work (said on standard error); 2 the configuration or the
+command line is wrong.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from sidecar.cli import explain, orders, running, status
+from sidecar.cli.common import DEFAULT_FILE, EXIT_FAILED, EXIT_USAGE, configuration, file_of
+from sidecar.config import SentinelConfig
+from sidecar.errors import ConfigError, SidecarError
+from sidecar.serve.metrics import program_version
+
+Command = Callable[[SentinelConfig, argparse.Namespace], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of ``sentinel`` and ``python -m sidecar``."""
+    options = command_line().parse_args(arguments)
+    try:
+        return int(options.command(configuration(options), options))
+    except ConfigError as error:
+        source = file_of(options)
+        if source is not None:
+            print(f"sentinel: {source} cannot be used:", file=sys.stderr)
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        return EXIT_USAGE
+    except SidecarError as error:
+        print(f"sentinel: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        return EXIT_FAILED
+
+
+def command_line() -> argparse.ArgumentParser:
+    """Every command with its options; ``command`` is what to call, by ``main``."""
+    parser = argparse.ArgumentParser(
+        prog="sentinel", description="Forecasting sidecar for Prometheus."
+    )
+    parser.add_argument("--version", action="version", version=f"sentinel {program_version()}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def add(name: str, function: Command, about: str) -> argparse.ArgumentParser:
+        command: argparse.ArgumentParser = commands.add_parser(name, help=about, description=about)
+        command.set_defaults(command=function, needs_watches=False)
+        _add_common(command)
+        return command
+
+    for name, function, about in _ON_WATCHES:
+        add(name, function, about).set_defaults(needs_watches=True)
+    _add_json(add("status", status.status, "what a running sidecar knows of each series"))
+    add(
+        "remote-read-config",
+        running.show_remote_read_config,
+        "the remote_read block that shows Prometheus the future",
+    )
+    _add_series(add("explain", explain.explain, "why series are forecast as they are, or why not"))
+    for verb, about in orders.QUESTIONS.items():
+        command = add(verb, orders.question, about)
+        command.set_defaults(verb=verb)
+        _add_series(command)
+        _add_json(command)
+    for verb, about in orders.ORDERS.items():
+        command = add(verb, orders.order, about)
+        command.set_defaults(verb=verb)
+        _add_series(command)
+        if verb in ("rollback", "promote"):
+            command.add_argument("--to", type=int, metavar="N", help="version N, 3 for v3")
+        if verb == "rollback":
+            command.add_argument(
+                "--no-pin", action="store_true", help="let the series be fitted on its own again"
+            )
+    return parser
+
+
+_ON_WATCHES: Final[Sequence[tuple[str, Command, str]]] = (
+    ("run", running.run, "read, learn, forecast and push until stopped"),
+    ("check", running.check, "validate the configuration against the real Prometheus"),
+    ("once", running.once, "one cycle of every watch, then exit"),
+)
+
+
+def _add_series(command: argparse.ArgumentParser) -> None:
+    command.add_argument("series", metavar="SERIES", help="a metric with labels: 'x{job=\"api\"}'")
+
+
+def _add_json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_common(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "-c",
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help=f"YAML file; ./{DEFAULT_FILE} where it exists (environment: SENTINEL_CONFIG)",
+    )
+    command.add_argument(
+        "--prometheus-url", metavar="URL", help="in place of prometheus_url in the file"
+    )
+    command.add_argument(
+        "--watch",
+        action="append",
+        default=[],
+        metavar="SELECTOR",
+        help="watch this selector with the defaults, beside the file's; may be repeated",
+    )
+    command.add_argument(
+        "--log-level",
+        default="INFO",
+        choices=["DEBUG", "INFO", "WARNING", "ERROR"],
+        help="default: INFO",
+    )

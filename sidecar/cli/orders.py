@@ -1,0 +1,72 @@
+"""Orders to the running sidecar, and what it has kept of series."""
+
+import argparse
+import json
+import sys
+import urllib.parse
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from sidecar.cli.common import EXIT_FAILED, EXIT_OK, asked
+from sidecar.config import SentinelConfig, WatchConfig
+
+ORDERS: Final = {
+    "retrain": "fit series anew now, before all others",
+    "rollback": "serve an earlier version again, and pin it",
+    "promote": "serve a version that waits for the operator",
+    "pin": "fit series only when an operator asks for it",
+    "unpin": "let series be fitted on their own again",
+}
+QUESTIONS: Final = {
+    "versions": "what is kept of series, and which version serves",
+    "audit": "who changed what of series, and why",
+}
+
+
+def question(config: SentinelConfig, options: argparse.Namespace) -> int:
+    """What is kept of series: their versions, or their changes."""
+    watch = WatchConfig.from_selector(options.series)
+    query = urllib.parse.urlencode({"metric": watch.metric, **watch.labels})
+    found = asked(config, f"/api/v1/models/{options.verb}?{query}")["data"]
+    if options.json:
+        print(json.dumps(found, indent=2))
+    for one in () if options.json else found:
+        line = version_line(one) if options.verb == "versions" else change_line(one)
+        print(f"{one['series']}: {line}")
+    if not found:
+        print(f"sentinel: nothing is kept of {watch.selector}", file=sys.stderr)
+    return EXIT_OK if found else EXIT_FAILED
+
+
+def order(config: SentinelConfig, options: argparse.Namespace) -> int:
+    """Give an order to the running sidecar, and say of each series what was done."""
+    watch = WatchConfig.from_selector(options.series)
+    given: dict[str, Any] = {"metric": watch.metric, "labels": dict(watch.labels)}
+    if getattr(options, "to", None) is not None:
+        given["to_version" if options.verb == "rollback" else "version"] = options.to
+    if getattr(options, "no_pin", False):
+        given["pin"] = False
+    answer = asked(config, f"/api/v1/models/{options.verb}", given)
+    for one in answer.get("data", ()):
+        change = f"v{one['from_version']}" if one["from_version"] else "no version"
+        if one["to_version"]:
+            change += f" -> v{one['to_version']}"
+        print(f"{one['series']}: {one['error'] or change}")
+    if "error" in answer:
+        print(f"sentinel: {answer['error']}", file=sys.stderr)
+    return EXIT_OK if answer.get("status") == "success" else EXIT_FAILED
+
+
+def change_line(entry: Mapping[str, Any]) -> str:
+    at = datetime.fromtimestamp(entry["at_ms"] / 1000, UTC).isoformat(timespec="seconds")
+    versions = [f"v{entry[key]}" for key in ("from_version", "to_version") if entry.get(key)]
+    return f"{at} {entry['who']}: {entry['what']} {' -> '.join(versions)}".rstrip()
+
+
+def version_line(record: Mapping[str, Any]) -> str:
+    mae = "" if record["mae"] is None else f", MAE {record['mae']:.4g}"
+    return (
+        f"v{record['version']} {record['status']}: {record['model']} {record['policy']} for "
+        f"{record['cause']}, {record['gate']}{mae}, {record['n_samples']} samples"
+    )

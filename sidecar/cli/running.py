@@ -1,0 +1,83 @@
+"""``run``, ``once``, ``check`` and ``remote-read-config``: what works on a configuration."""
+
+import argparse
+import asyncio
+import gc
+import sys
+from functools import partial
+
+from rich.console import Console
+from rich.progress import Progress as ProgressBar
+from rich.progress import TaskID
+
+from sidecar.cli.common import EXIT_FAILED, EXIT_OK, configuration, reachable
+from sidecar.config import SentinelConfig
+from sidecar.names import EXPECTED, LOWER, UPPER
+from sidecar.running import Progress
+from sidecar.sentinel import Sentinel
+
+
+def run(config: SentinelConfig, options: argparse.Namespace) -> int:
+    # What is loaded by now stays for good; looking through it in each collection would hold up
+    # the event loop for tens of milliseconds.
+    gc.collect()
+    gc.freeze()
+    with _StartProgress() as progress:
+        load_again = partial(configuration, options)
+        Sentinel(config, options.log_level, on_progress=progress.show, load=load_again).start()
+    return EXIT_OK
+
+
+def once(config: SentinelConfig, options: argparse.Namespace) -> int:
+    with _StartProgress() as progress:
+        complete = Sentinel(config, options.log_level, on_progress=progress.show).once()
+    if not complete:
+        print("sentinel: not every series got a forecast; the log says why", file=sys.stderr)
+    return EXIT_OK if complete else EXIT_FAILED
+
+
+class _StartProgress:
+    """A bar on standard error while watches read their past and are fitted, on a terminal only."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        self._bar = ProgressBar(console=console, transient=True) if console.is_terminal else None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> "_StartProgress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def show(self, progress: Progress) -> None:
+        if self._bar is None:
+            return
+        if self._task is None:
+            self._bar.start()
+            self._task = self._bar.add_task("reading and fitting watches", total=progress.watches)
+        self._bar.update(self._task, completed=progress.begun)
+        if progress.begun == progress.watches:
+            self._bar.stop()
+            self._bar = None
+
+
+def check(config: SentinelConfig, _: argparse.Namespace) -> int:
+    from sidecar.check import run_check
+
+    return asyncio.run(run_check(config, Console()))
+
+
+def show_remote_read_config(config: SentinelConfig, _: argparse.Namespace) -> int:
+    """Print the block; it needs only the configuration, and names the metrics it will write."""
+    from sidecar.serve.remote_read import remote_read_config
+
+    metrics = [
+        watch.output_metric + suffix
+        for watch in config.watches
+        for suffix in (EXPECTED, EXPECTED + LOWER, EXPECTED + UPPER)
+    ]
+    url = f"http://{reachable(config.emitter_host)}:{config.emitter_port}"
+    print(remote_read_config(url, metrics), end="")
+    return EXIT_OK
