@@ -172,42 +172,58 @@ SELF_METRICS: Final = (
     SelfMetric("sentinel_remote_read_samples_total", "counter", "Samples read."),
     SelfMetric("sentinel_remote_read_bytes_total", "counter", "Bytes of replies read."),
     SelfMetric(
-        "sentinel_remote_write_samples_enqueued_total", "counter", "Samples accepted for delivery."
+        "sentinel_remote_write_samples_enqueued_total",
+        "counter",
+        "Samples accepted for delivery.",
+        ("endpoint",),
     ),
     SelfMetric(
-        "sentinel_remote_write_samples_sent_total", "counter", "Samples the receiver acknowledged."
+        "sentinel_remote_write_samples_sent_total",
+        "counter",
+        "Samples the receiver acknowledged.",
+        ("endpoint",),
     ),
     SelfMetric(
         "sentinel_remote_write_samples_dropped_total",
         "counter",
         "Accepted samples given up, by reason.",
-        ("reason",),
+        ("endpoint", "reason"),
     ),
-    SelfMetric("sentinel_remote_write_samples_pending", "gauge", "Samples waiting in the spool."),
+    SelfMetric(
+        "sentinel_remote_write_samples_pending",
+        "gauge",
+        "Samples waiting in the spool.",
+        ("endpoint",),
+    ),
     SelfMetric(
         "sentinel_remote_write_samples_refused_total",
         "counter",
         "Samples not accepted for delivery, by reason.",
-        ("reason",),
+        ("endpoint", "reason"),
     ),
     SelfMetric(
         "sentinel_remote_write_requests_total",
         "counter",
         "Remote write requests by the class of the answer.",
-        ("code",),
+        ("endpoint", "code"),
     ),
     SelfMetric(
         "sentinel_remote_write_highest_sent_timestamp_seconds",
         "gauge",
         "Newest timestamp the receiver acknowledged.",
+        ("endpoint",),
     ),
     SelfMetric(
-        "sentinel_remote_write_held", "gauge", "1 while writes are held back; the log says why."
+        "sentinel_remote_write_held",
+        "gauge",
+        "1 while writes are held back; the log says why.",
+        ("endpoint",),
     ),
     SelfMetric(
         "sentinel_remote_write_clock_skew_seconds",
         "gauge",
         "Our clock less the receiver's; beyond 60 s either way writes are held.",
+        ("endpoint",),
     ),
     SelfMetric(
         "sentinel_push_requests_total",

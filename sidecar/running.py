@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar
 from aiohttp import web
 
 from sidecar.config import SentinelConfig
+from sidecar.endpoints import Endpoints
 from sidecar.errors import SidecarError
 from sidecar.fleet import Fleet
 from sidecar.learning.schedule import FitQueue
@@ -29,8 +30,7 @@ from sidecar.publish.acknowledgements import Acknowledgements
 from sidecar.publish.exposition import Page
 from sidecar.publish.paths import ForecastPaths
 from sidecar.remote.audit import Audit
-from sidecar.remote.http import HttpClient, open_session
-from sidecar.remote.writer import RemoteWriter, WriterSettings
+from sidecar.remote.http import open_session
 from sidecar.series import LabelSet
 from sidecar.serve import admin, query_api, receive, remote_read
 from sidecar.serve.app import build_app
@@ -52,6 +52,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _THREADS: Final = 4
+_LOOKUP_THREADS: Final = 8
 SHUTDOWN_S: Final = 3.0
 _AUDIT_EVERY_S: Final = 20.0
 _ACKNOWLEDGE_EVERY_S: Final = 0.25
@@ -97,13 +98,15 @@ class Running:
         self._load = load
         self._on_progress = on_progress
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="work")
+        # Names are looked up here too: one that hangs takes no thread from the forecasts.
+        self._lookups = ThreadPoolExecutor(_LOOKUP_THREADS, thread_name_prefix="lookup")
         self._tasks: set[asyncio.Task[None]] = set()
         self._errands: set[asyncio.Task[None]] = set()
         self._lag_s = 0.0
         self._guard = Guard(self.loop.time)
 
     async def __aenter__(self) -> "Running":
-        self.loop.set_default_executor(self._executor)
+        self.loop.set_default_executor(self._lookups)
         self._session = open_session()
         try:
             self._store = await self.in_thread(_open_store, self.config)
@@ -112,8 +115,7 @@ class Running:
             self._acknowledgements = Acknowledgements(self._paths)
             self._connect()
             self._site = await self._listen()
-            for writer in self._writers:
-                await writer.start()
+            await self._endpoints.start()
             self._pool = FitPool(processes=_FIT_PROCESSES, timeout_s=self.config.train_timeout_s)
             self._pool.start()
             self._trainer = Trainer(
@@ -148,8 +150,10 @@ class Running:
     async def run(self) -> None:
         """Watch until stopped."""
         self._start(self._watch_lag(), self._acknowledge(), self._trainer.run(self.stopping))
-        self._start(self._guard.run(self._connections), self._look_back())
-        await self._source.learn(self.stopping, self._write_client)
+        self._start(self._guard.run(self._connections), self._endpoints.run())
+        if self._endpoints.first.end.is_source:
+            self._start(self._look_back())
+        await self._source.learn(self.stopping, self._endpoints.first.client)
         assert self._fleet is not None, "built on entry"
         self._fleet.start()
         await self.stopping.wait()
@@ -157,11 +161,11 @@ class Running:
     async def once(self) -> bool:
         """One turn of every watch, its samples delivered; whether every series got a forecast."""
         self._start(self._trainer.run(self.stopping))
-        await self._source.learn(self.stopping, self._write_client)
+        await self._source.learn(self.stopping, self._endpoints.first.client)
         await asyncio.gather(*(watch.turn() for watch in self.watches))
-        delivered = [await writer.drained(SHUTDOWN_S) for writer in self._writers]
+        delivered = await self._endpoints.drained(SHUTDOWN_S)
         results = [watch.latest for watch in self.watches]
-        return all(delivered) and all(
+        return delivered and all(
             result is not None and not any(result.reasons) for result in results
         )
 
@@ -229,33 +233,20 @@ class Running:
 
     def rejected(self) -> frozenset[LabelSet]:
         """Output series that a receiver refuses at present."""
-        return frozenset(one for writer in self._writers for one in writer.quarantined())
+        return self._endpoints.quarantined()
 
     # Building
 
     def _connect(self) -> None:
         """Clients for reading, writing and asking; nothing is sent yet."""
         config = self.config
-        base = config.prometheus_url.rstrip("/")
-        write = config.remote_write.settings(base + "/api/v1/write", config.scrape_timeout_s)
         self._source = Source(config, self._session)
         self._upstream = Upstream(self._source.settings)  # dashboards do not queue with cycles
         self._receiver = Receiver(self._source.buffer, _now_ms, self._source.not_receiving)
-        self._write_client = HttpClient(write, self._session)
         folder = self._store.folder / "spool"
         folder.mkdir(parents=True, exist_ok=True)
-        self._writers = [
-            RemoteWriter(
-                self._write_client,
-                folder / "prometheus.sqlite",
-                WriterSettings(
-                    path="",
-                    protocol=config.remote_write.protocol,
-                    on_client_error=config.remote_write.on_client_error,
-                ),
-            )
-        ]
-        self._audit = Audit(self._writers[0], self._source.reader, now_ms=_now_ms)
+        self._endpoints = Endpoints(config.write_ends(), folder)
+        self._audit = Audit(self._endpoints.first.writer, self._source.reader, now_ms=_now_ms)
 
     async def _listen(self) -> web.AppRunner:
         config = self.config
@@ -313,20 +304,19 @@ class Running:
             written_until_ms=self._written_until_ms,
             note=self._note_cycle,
         )
-        return Fleet(self.config, ports, self._writers, self._paths, self.stopping, self._spawn)
+        sinks = self._endpoints.writers
+        return Fleet(self.config, ports, sinks, self._paths, self.stopping, self._spawn)
 
     # What the watches ask and tell
 
     async def _written_until_ms(self, labels: Sequence[LabelSet]) -> int | None:
-        """The newest instant that every endpoint has accepted some of these series for."""
+        """The newest instant that the first endpoint has accepted some of these series for."""
 
-        def newest(writer: RemoteWriter) -> int | None:
-            marks = (writer.high_water_ms(one) for one in labels)
+        def newest() -> int | None:
+            marks = (self._endpoints.first.writer.high_water_ms(one) for one in labels)
             return max((mark for mark in marks if mark is not None), default=None)
 
-        found = [await self.in_thread(newest, writer) for writer in self._writers]
-        known = [mark for mark in found if mark is not None]
-        return min(known) if len(known) == len(found) and known else None
+        return await self.in_thread(newest)
 
     def _note_cycle(self, note: CycleNote) -> None:
         metrics = self._metrics
@@ -368,11 +358,11 @@ class Running:
         self.stopping.set()
 
     async def _acknowledge(self) -> None:
-        """Let the query API know how far the receiver has what was pushed."""
+        """Let the query API know how far the first receiver has what was pushed."""
         while True:
             await asyncio.sleep(_ACKNOWLEDGE_EVERY_S)
             self._acknowledgements.look(
-                [writer.stats() for writer in self._writers],
+                [self._endpoints.first.writer.stats()],
                 [
                     (watch.watch_id, watch.known.origin_ms)
                     for watch in self.watches
@@ -411,8 +401,8 @@ class Running:
             steps.append(self._trainer.stop)
         if hasattr(self, "_pool"):
             steps.append(self._pool.stop)
-        if hasattr(self, "_writers"):
-            steps += [partial(writer.stop, SHUTDOWN_S) for writer in self._writers]
+        if hasattr(self, "_endpoints"):
+            steps.append(partial(self._endpoints.stop, SHUTDOWN_S))
         if hasattr(self, "_site"):
             steps.append(self._site.cleanup)
         if hasattr(self, "_source"):
@@ -427,7 +417,8 @@ class Running:
                 log.exception("while stopping")
         if hasattr(self, "_query_api"):
             self._query_api.close()
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        for executor in (self._executor, self._lookups):
+            executor.shutdown(wait=False, cancel_futures=True)
 
     # What is read when /metrics is scraped
 
@@ -442,7 +433,7 @@ class Running:
         yield Reading("sentinel_exposition_series", {(): gauges})
         yield Reading("sentinel_exposition_limited", {(): float(gauges > limit)})
         yield from of_readers(self._source.stats())
-        yield from of_writers(self._writers)
+        yield from of_writers(self._endpoints.by_name())
         yield from of_audit(self._audit.stats)
         yield from of_push(
             self._source.buffer.stats(), self._receiver.answers, self._source.push_stats

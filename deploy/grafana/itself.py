@@ -187,8 +187,14 @@ def _writing() -> Row:
             timeseries(
                 "Samples",
                 "Accepted and acknowledged samples a second; in the long run they are equal.",
-                Query(_rate(f"{_WRITE}_samples_enqueued_total", "job"), "accepted {{instance}}"),
-                Query(_rate(f"{_WRITE}_samples_sent_total", "job"), "sent {{instance}}"),
+                Query(
+                    _rate(f"{_WRITE}_samples_enqueued_total", "endpoint"),
+                    "accepted {{endpoint}} {{instance}}",
+                ),
+                Query(
+                    _rate(f"{_WRITE}_samples_sent_total", "endpoint"),
+                    "sent {{endpoint}} {{instance}}",
+                ),
                 unit="ops",
                 width=8,
                 minimum=0,
@@ -196,7 +202,7 @@ def _writing() -> Row:
             timeseries(
                 "Spool",
                 "Samples that wait on disk.",
-                Query(f"{_WRITE}_samples_pending{_OF}", "{{instance}}"),
+                Query(f"{_WRITE}_samples_pending{_OF}", "{{endpoint}} {{instance}}"),
                 unit="short",
                 width=8,
                 minimum=0,
@@ -206,7 +212,8 @@ def _writing() -> Row:
                 "Age of the newest sample that the receiver has acknowledged. Samples older than "
                 "55 minutes are given up.",
                 Query(
-                    f"time() - ({_WRITE}_highest_sent_timestamp_seconds{_OF} > 0)", "{{instance}}"
+                    f"time() - ({_WRITE}_highest_sent_timestamp_seconds{_OF} > 0)",
+                    "{{endpoint}} {{instance}}",
                 ),
                 unit="s",
                 width=8,
@@ -239,7 +246,7 @@ def _writing() -> Row:
             timeseries(
                 "Clock skew",
                 "The receiver's clock less our own; above 60 s writes are held.",
-                Query(f"{_WRITE}_clock_skew_seconds{_OF}", "{{instance}}"),
+                Query(f"{_WRITE}_clock_skew_seconds{_OF}", "{{endpoint}} {{instance}}"),
                 unit="s",
                 width=8,
             ),

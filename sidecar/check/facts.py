@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from sidecar.remote.probe import ServerFacts
+from sidecar.remote.probe import ReceiverFacts, ServerFacts
 from sidecar.series import LabelSet
 
 
@@ -28,10 +28,13 @@ class ServerView:
     Attributes:
         facts: what it said of itself; None where it did not answer at all.
         trouble: why not.
+        others: the endpoints beyond the first that predictions are written to, as in
+            ``write_ends``; what the first said stands in ``facts``.
     """
 
     facts: ServerFacts | None
     trouble: str = ""
+    others: tuple[ReceiverFacts, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

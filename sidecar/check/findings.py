@@ -117,15 +117,28 @@ def server_findings(config: SentinelConfig, server: ServerView) -> list[Finding]
             f"remote_write.url at a server that does{_words(facts, 'write')}"
         )
         found.append(Finding("error", str(config.write_http()), message))
-    offset = facts.clock_offset_s
-    if offset is not None and abs(offset) > MOST_CLOCK_OFFSET_S:
-        behind = "behind" if offset > 0 else "ahead of"
-        message = (
-            f"its clock is {abs(offset):.0f} s {behind} this machine's, and beyond "
-            f"{MOST_CLOCK_OFFSET_S:.0f} s nothing is written: set both by NTP"
-        )
-        found.append(Finding("error", config.prometheus_url, message))
+    found += _clock(config.prometheus_url, facts.clock_offset_s)
+    for end, told in zip(config.write_ends()[1:], server.others, strict=False):
+        url = str(end.http)
+        if told.takes is not True:
+            message = (
+                f"endpoint {end.name!r} does not take remote write now: what is written to it "
+                f"waits, the other endpoints go on ({told.said or 'no answer'})"
+            )
+            found.append(Finding("error", url, message))
+        found += _clock(url, told.clock_offset_s)
     return found
+
+
+def _clock(url: str, offset_s: float | None) -> list[Finding]:
+    if offset_s is None or abs(offset_s) <= MOST_CLOCK_OFFSET_S:
+        return []
+    behind = "behind" if offset_s > 0 else "ahead of"
+    message = (
+        f"its clock is {abs(offset_s):.0f} s {behind} this machine's, and beyond "
+        f"{MOST_CLOCK_OFFSET_S:.0f} s nothing is written: set both by NTP"
+    )
+    return [Finding("error", url, message)]
 
 
 def _words(facts: ServerFacts, end: str) -> str:

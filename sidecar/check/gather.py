@@ -15,7 +15,12 @@ from sidecar.ingest.counters import looks_like_counter
 from sidecar.names import METRIC_NAME
 from sidecar.remote.expressions import ExpressionReader
 from sidecar.remote.http import HttpClient, open_session
-from sidecar.remote.probe import ServerFacts, metric_types, probe
+from sidecar.remote.probe import (
+    ServerFacts,
+    metric_types,
+    probe,
+    probe_receiver,
+)
 from sidecar.remote.query_reader import QueryApiReader
 from sidecar.remote.reader import RemoteReader
 
@@ -33,15 +38,16 @@ async def gather(config: SentinelConfig) -> tuple[ServerView, list[WatchView]]:
     async with open_session() as session:
         api = HttpClient(config.api_http(), session)
         read = HttpClient(config.read_http(), session)
-        write = HttpClient(config.write_http(), session)
+        first, *others = (HttpClient(end.http, session) for end in config.write_ends())
         try:
             facts = await probe(
-                api, read_path="", write_path="", read_client=read, write_client=write
+                api, read_path="", write_path="", read_client=read, write_client=first
             )
         except RemoteError as error:
             return ServerView(None, str(error)), []
+        told = await asyncio.gather(*(probe_receiver(one) for one in others))
         views = [await _view(config, watch, facts, api, read) for watch in config.watches]
-        return ServerView(facts), views
+        return ServerView(facts, others=tuple(told)), views
 
 
 async def _view(

@@ -5,10 +5,9 @@ from typing import Final
 from rich.console import Console
 from rich.text import Text
 
-from sidecar.check.facts import Finding
+from sidecar.check.facts import Finding, ServerView
 from sidecar.check.findings import CheckReport, WatchReport, external_labels
 from sidecar.config import SentinelConfig
-from sidecar.remote.probe import ServerFacts
 from sidecar.series import LabelSet
 
 _PRODUCTS: Final = {"prometheus": "Prometheus", "victoriametrics": "VictoriaMetrics"}
@@ -17,7 +16,7 @@ _STYLES: Final = {"error": "bold red", "warning": "yellow", "note": "cyan", "ok"
 
 def show(config: SentinelConfig, report: CheckReport, console: Console) -> None:
     """Print everything; expressions stand on lines of their own, to be copied whole."""
-    for line in _server(config, report.server.facts):
+    for line in _server(config, report.server):
         _print(console, line)
     for finding in report.findings:
         _print(console, _finding(finding, with_place=True))
@@ -34,7 +33,8 @@ def _print(console: Console, text: Text) -> None:
     console.print(text, soft_wrap=True)
 
 
-def _server(config: SentinelConfig, facts: ServerFacts | None) -> list[Text]:
+def _server(config: SentinelConfig, server: ServerView) -> list[Text]:
+    facts = server.facts
     if facts is None:
         return []
     name = _PRODUCTS.get(facts.product, "a server")
@@ -42,6 +42,10 @@ def _server(config: SentinelConfig, facts: ServerFacts | None) -> list[Text]:
         Text(f"{name} {facts.version}".rstrip() + f" at {config.prometheus_url}"),
         _end("remote read", str(config.read_http()), facts.remote_read),
         _end("remote write", str(config.write_http()), facts.receiver),
+        *(
+            _end("", str(end.http), told.takes)
+            for end, told in zip(config.write_ends()[1:], server.others, strict=False)
+        ),
     ]
     external = external_labels(config, facts)
     if external:

@@ -16,6 +16,8 @@ from sidecar.errors import ConfigError, Problem
 
 PREFIX: Final = "SENTINEL_"
 _MAPPINGS: Final = frozenset(("labels", "external_labels", "headers", "model_params"))
+# A section, or a list of sections: a variable may speak of it either way.
+_ONE_OR_SEVERAL: Final = ("remote_write",)
 _LISTS: Final = frozenset(("watches", "matchers", "steps"))
 
 
@@ -78,6 +80,10 @@ def _with(given: Any, loc: tuple[int | str, ...], value: Any, above: tuple[int |
         return value
     first, rest = loc[0], loc[1:]
     here = (*above, first)
+    if above == _ONE_OR_SEVERAL:
+        given, loc = _one_or_several(given, loc)
+        first, rest = loc[0], loc[1:]
+        here = (*above, first)
     if isinstance(first, int):
         entries = list(given) if isinstance(given, list | tuple) else []
         if first > len(entries):
@@ -96,3 +102,18 @@ def _with(given: Any, loc: tuple[int | str, ...], value: Any, above: tuple[int |
         return entries
     named = dict(given) if isinstance(given, Mapping) else {}
     return {**named, first: _with(named.get(first), rest, value, here)}
+
+
+def _one_or_several(given: Any, loc: tuple[int | str, ...]) -> tuple[Any, tuple[int | str, ...]]:
+    """A single section named by number becomes a list of one; of a list the number must be said."""
+    listed = isinstance(given, list | tuple)
+    if isinstance(loc[0], int) and not listed:
+        return [] if given is None else [given], loc
+    if isinstance(loc[0], str) and listed:
+        if len(given) > 1:
+            [name] = _ONE_OR_SEVERAL
+            entry = f"{PREFIX}{name}__0__{loc[0]}".upper()
+            message = f"{name} has {len(given)} entries: say which by its number, such as {entry}"
+            raise ConfigError([Problem("", message)])
+        return given, (0, *loc)
+    return given, loc

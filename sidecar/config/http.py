@@ -1,17 +1,23 @@
 """``remote_read`` and ``remote_write``: how to reach the two ends, in Prometheus' own key names."""
 
-from collections.abc import Mapping
-from dataclasses import KW_ONLY, field
-from typing import Any, Final, Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+from pydantic import AfterValidator, Discriminator, Tag
 
 from sidecar.config import values
-from sidecar.config.messages import Section, section
+from sidecar.config.messages import Problems, Section, section
 from sidecar.config.values import HeaderLines, SecretLines
 from sidecar.errors import Problem
 from sidecar.remote import settings
-from sidecar.remote.settings import HttpSettings, Secret
+from sidecar.remote.settings import HttpSettings, Secret, origin
 
 TlsVersion: TypeAlias = Literal["TLS10", "TLS11", "TLS12", "TLS13"]
+WriteProtocol: TypeAlias = Literal["1.0", "2.0", "auto"]
+ClientErrorRule: TypeAlias = Literal["hold", "drop"]
+UNNAMED: Final = "prometheus"  # what an endpoint without a name is called
+_WRITE_PATH: Final = "/api/v1/write"
 # Keys of Prometheus' remote_read, remote_write and http_config that nothing here reads.
 _NOT_USED: Final = frozenset(
     (
@@ -233,11 +239,86 @@ class RemoteWriteConfig(HttpConfig):
     """Where predictions are written to; by default ``/api/v1/write`` of ``prometheus_url``.
 
     Attributes:
+        name: of the endpoint, where there are several: on its metrics, and of its spool's file.
+            One without a name is called ``prometheus``.
         protocol: of remote write: ``1.0``, ``2.0``, or ``auto``: 2.0 where the server takes it.
         on_client_error: what a 401, 403, 404 or 405 does: ``hold`` everything until it is mended,
             or ``drop`` the request.
     """
 
     _: KW_ONLY
-    protocol: Literal["1.0", "2.0", "auto"] = "1.0"
-    on_client_error: Literal["hold", "drop"] = "hold"
+    name: values.EndpointName | None = None
+    protocol: WriteProtocol = "1.0"
+    on_client_error: ClientErrorRule = "hold"
+
+    def end(self, prometheus_url: str, timeout_s: float) -> "WriteEnd":
+        """Everything about it, with what follows from ``prometheus_url``."""
+        base = prometheus_url.rstrip("/")
+        http = self.settings(base + _WRITE_PATH, timeout_s)
+        url = http.url.rstrip("/")
+        own = url.removesuffix(_WRITE_PATH)
+        return WriteEnd(
+            name=self.name or UNNAMED,
+            http=http,
+            api=replace(http, url=own) if own != url else None,
+            is_source=origin(url) == origin(base),
+            protocol=self.protocol,
+            on_client_error=self.on_client_error,
+        )
+
+
+@dataclass(frozen=True)
+class WriteEnd:
+    """One endpoint that predictions are written to, everything filled in.
+
+    Attributes:
+        http: the URL is whole.
+        api: its server's own HTTP API; None where the URL does not tell where that is.
+        is_source: it is the server that series are read from.
+    """
+
+    name: str
+    http: HttpSettings
+    api: HttpSettings | None
+    is_source: bool
+    protocol: WriteProtocol
+    on_client_error: ClientErrorRule
+
+    @property
+    def receiver(self) -> tuple[object, ...]:
+        """What makes it another receiver than those of other endpoints: a tenant is a header."""
+        http = self.http
+        secrets = (http.basic_auth, http.authorization)
+        return (http.url.rstrip("/"), dict(http.headers), dict(http.http_headers), *secrets)
+
+
+def _distinct(given: Sequence[RemoteWriteConfig]) -> tuple[RemoteWriteConfig, ...]:
+    """Each endpoint under a name of its own, for its spool lies under it."""
+    first: dict[str, int] = {}
+    problems = []
+    for number, one in enumerate(given):
+        earlier = first.setdefault(one.name or UNNAMED, number)
+        if earlier != number:
+            message = (
+                f"{one.name or UNNAMED!r} is remote_write[{earlier}] already: give each endpoint "
+                "a name of its own"
+            )
+            problems.append(Problem(f"[{number}].name", message))
+    if not given:
+        problems.append(Problem("", "is an empty list: take it out, or write where to"))
+    if problems:
+        raise Problems(problems)
+    return tuple(given)
+
+
+def _one_or_several(given: object) -> str:
+    several = isinstance(given, Sequence) and not isinstance(given, str | bytes)
+    return "<several>" if several else "<one>"
+
+
+# One section, as there mostly is, or a list of them as in Prometheus.
+WriteEnds: TypeAlias = Annotated[
+    Annotated[RemoteWriteConfig, Tag("<one>")]
+    | Annotated[Sequence[RemoteWriteConfig], AfterValidator(_distinct), Tag("<several>")],
+    Discriminator(_one_or_several),
+]

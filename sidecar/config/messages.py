@@ -100,12 +100,17 @@ def _with_defaults(cls: type[Any], given: ArgsKwargs | Mapping[str, Any]) -> dic
 def _problems_of(error: ValidationError, cls: type[Any]) -> Iterator[Problem]:
     for detail in error.errors():
         nested = detail.get("ctx", {}).get("error")
-        path = path_of(_named(detail["loc"], cls))
+        path = path_of(_named(_loc_of(detail), cls))
         if isinstance(nested, Problems):
             for problem in nested.problems:
                 yield Problem(join(path, problem.path), problem.message)
         else:
             yield Problem(path, _message(detail, cls))
+
+
+def _loc_of(detail: ErrorDetails) -> tuple[int | str, ...]:
+    """Where in the file: pydantic also says which branch of a choice it took, as ``<one>``."""
+    return tuple(part for part in detail["loc"] if not str(part).startswith("<"))
 
 
 def _named(loc: tuple[int | str, ...], cls: type[Any]) -> tuple[int | str, ...]:
@@ -169,7 +174,7 @@ def kind(value: object) -> str:
 
 
 def _names(detail: ErrorDetails, cls: type[Any]) -> str:
-    inner = section_at(detail["loc"], cls)
+    inner = section_at(_loc_of(detail), cls)
     names = [one.name for one in fields(inner)] if inner else []
     return ", ".join(names[:_NAMES_SHOWN] + ["..."] * (len(names) > _NAMES_SHOWN))
 

@@ -16,9 +16,9 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, Field
 
 from sidecar.config import model_choice, rules, values
-from sidecar.config.http import RemoteReadConfig, RemoteWriteConfig
+from sidecar.config.http import RemoteReadConfig, RemoteWriteConfig, WriteEnd, WriteEnds
 from sidecar.config.matchers import parse_matcher, parse_selector
-from sidecar.config.messages import Section, section
+from sidecar.config.messages import Problems, Section, section
 from sidecar.duration import parse_duration_ms
 from sidecar.errors import ConfigError, Problem
 from sidecar.models.anomaly import AnomalyRules
@@ -338,7 +338,7 @@ class SentinelConfig(Section):
         external_labels: what the server adds to its series on remote read, taken off again; None
             asks the server.
         remote_read, remote_write: how to reach the two ends where that differs from
-            ``prometheus_url``.
+            ``prometheus_url``. Several endpoints to write to are a list, each with a ``name``.
         publish: what every watch publishes unless it says otherwise.
         receive_remote_write: whether ``/api/v1/write`` takes what Prometheus' own ``remote_write``
             pushes, so that cycles need not read.
@@ -361,7 +361,7 @@ class SentinelConfig(Section):
     withdraw_on_shutdown: bool = False
     external_labels: values.Labels | None = None
     remote_read: RemoteReadConfig = field(default_factory=RemoteReadConfig)
-    remote_write: RemoteWriteConfig = field(default_factory=RemoteWriteConfig)
+    remote_write: WriteEnds = field(default_factory=RemoteWriteConfig)
     publish: PublishConfig = field(default_factory=PublishConfig)
     receive_remote_write: bool = False
 
@@ -373,6 +373,20 @@ class SentinelConfig(Section):
         seen: Counter[str] = Counter()
         watches = tuple(watch.within(self.publish, seen) for watch in self.watches)
         object.__setattr__(self, "watches", watches)  # before anybody has seen it
+        self._check_receivers()
+
+    def _check_receivers(self) -> None:
+        """Two writers of one series at one receiver would refuse each other's samples."""
+        ends = self._ends_as_written()
+        receivers = [end.receiver for end in ends]
+        for number, receiver in enumerate(receivers):
+            earlier = receivers.index(receiver)
+            if earlier < number:
+                message = (
+                    f"{ends[number].http.display_url!r} is where remote_write[{earlier}] writes, "
+                    "with the same headers: take one of the two out"
+                )
+                raise Problems([Problem(f"remote_write[{number}].url", message)])
 
     @property
     def train_timeout_s(self) -> float:
@@ -391,9 +405,22 @@ class SentinelConfig(Section):
         """How to reach the remote read endpoint; the URL is whole."""
         return self.remote_read.settings(self._base + "/api/v1/read", self.scrape_timeout_s)
 
+    def write_ends(self) -> tuple[WriteEnd, ...]:
+        """Where predictions are written to, each independent of the others.
+
+        First stands the one whose acknowledgements count: what is beyond them is answered by the
+        query API. That is the server that series are read from, or else the first in the file.
+        """
+        return tuple(sorted(self._ends_as_written(), key=lambda end: not end.is_source))
+
+    def _ends_as_written(self) -> list[WriteEnd]:
+        given = self.remote_write
+        several = (given,) if isinstance(given, RemoteWriteConfig) else given
+        return [one.end(self.prometheus_url, self.scrape_timeout_s) for one in several]
+
     def write_http(self) -> HttpSettings:
-        """How to reach the remote write endpoint; the URL is whole."""
-        return self.remote_write.settings(self._base + "/api/v1/write", self.scrape_timeout_s)
+        """How to reach the first remote write endpoint; the URL is whole."""
+        return self.write_ends()[0].http
 
     @property
     def _base(self) -> str:

@@ -24,6 +24,7 @@ from sidecar.remote.settings import RESERVED_HEADERS, Secret
 
 _THRESHOLD: Final = re.compile(r"\s*(?P<number>[0-9]*\.?[0-9]+)\s*(?P<unit>x|%)\s*")
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_ENDPOINT_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 # Any instant does: a schedule that cannot fire is one that never does. 2024 is a leap year.
 _CRON_START: Final = datetime(2024, 1, 1, tzinfo=UTC)
 _CRON_ALIASES: Final = (
@@ -342,6 +343,16 @@ def check_header_name(name: object) -> None:
         raise BadValue(f"{name!r} belongs to the protocol and cannot be set: take it out")
 
 
+def _endpoint_name(value: object) -> str:
+    """A word that can name a file on any system."""
+    if not isinstance(value, str) or not _ENDPOINT_NAME.fullmatch(value):
+        raise BadValue(
+            f"{value!r} is not a name for an endpoint: write a word of at most 40 small letters, "
+            "digits, '-' and '_', such as 'long-term'"
+        )
+    return value
+
+
 def _headers(value: object) -> dict[str, str]:
     """Header names and values; values may be secrets and are never shown."""
     if not isinstance(value, Mapping):
@@ -443,6 +454,7 @@ SecretBlock: TypeAlias = Annotated[Secret | str, PlainValidator(_secret_block)]
 SecretLines: TypeAlias = Annotated[Sequence[Secret | str], PlainValidator(_secrets)]
 HeaderLines: TypeAlias = Annotated[Sequence[str], PlainValidator(_lines)]
 Token: TypeAlias = Annotated[str, PlainValidator(_token)]
+EndpointName: TypeAlias = Annotated[str, PlainValidator(_endpoint_name)]
 Headers: TypeAlias = Annotated[Mapping[str, str], PlainValidator(_headers)]
 AutoOrBool: TypeAlias = Annotated[Literal["auto"] | bool, PlainValidator(_auto_or_bool)]
 Transform: TypeAlias = Annotated[

@@ -93,6 +93,7 @@ class Road:
 
     Attributes:
         max_bytes: of one request; shrinks for good when the receiver says 413.
+        age_limit_ms: older samples are given up; follows the receiver's out-of-order window.
         run: runs an operation on the spool and gives its result once it is on disk.
     """
 

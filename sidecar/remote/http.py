@@ -19,7 +19,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
-from urllib.parse import SplitResult, urljoin, urlsplit, urlunsplit
+from urllib.parse import urljoin, urlsplit, urlunsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
@@ -35,6 +35,7 @@ from sidecar.remote.settings import (
     HttpSettings,
     Secret,
     TlsConfig,
+    origin,
     without_credentials,
 )
 
@@ -270,7 +271,7 @@ class HttpClient:
         said = f"{where}: {response.status} redirects to {without_credentials(new)}"
         if not self.settings.follow_redirects:
             raise Rejected(f"{said}, and follow_redirects is false", status=response.status)
-        if _origin(urlsplit(old)) != _origin(urlsplit(new)):
+        if origin(old) != origin(new):
             raise Rejected(
                 f"{said}, another host: not followed; put the final URL into the configuration",
                 status=response.status,
@@ -378,14 +379,6 @@ def _redirect(response: aiohttp.ClientResponse, url: str) -> str | None:
     if response.status not in (301, 302, 303, 307, 308) or "Location" not in response.headers:
         return None
     return urljoin(url, response.headers["Location"])
-
-
-def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
-    default = {"http": 80, "https": 443}.get(parts.scheme)
-    try:
-        return parts.scheme, parts.hostname, parts.port or default
-    except ValueError:
-        return "", None, None
 
 
 def _lower(response: aiohttp.ClientResponse) -> dict[str, str]:

@@ -51,11 +51,15 @@ class Acceptance:
 
 
 class Intake:
-    """Turns blocks into rows of the spool. All of it runs in the spool's thread."""
+    """Turns blocks into rows of the spool. All of it runs in the spool's thread.
+
+    Attributes:
+        age_limit_ms: older samples are refused; may be set at any time.
+    """
 
     def __init__(self, book: MarkBook, quarantine: Quarantine, age_limit_ms: int) -> None:
         self._book, self._quarantine = book, quarantine
-        self._age_limit_ms = age_limit_ms
+        self.age_limit_ms = age_limit_ms
 
     def accept(self, spool: Spool, blocks: Sequence[WriteBlock], now_ms: int) -> Acceptance:
         """Append what may be sent; marks move with it, and back if the commit fails."""
@@ -108,7 +112,7 @@ class Intake:
         return [
             (Refusal.NON_FINITE, ~np.isfinite(block.values)),
             (Refusal.FUTURE, every & (stamp > now_ms)),
-            (Refusal.TOO_OLD, every & (stamp < now_ms - self._age_limit_ms)),
+            (Refusal.TOO_OLD, every & (stamp < now_ms - self.age_limit_ms)),
             (Refusal.NOT_NEWER, (stamp <= self._book.high_ms[lineup.slots]) | ~lineup.first),
             (Refusal.QUARANTINED, self._book.blocked[lineup.slots]),
         ]

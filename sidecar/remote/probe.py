@@ -56,6 +56,33 @@ class ServerFacts:
     problems: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class ReceiverFacts:
+    """What is known of an endpoint of remote write; None where it did not say.
+
+    Attributes:
+        takes: whether remote write is accepted.
+        clock_offset_s: own clock minus the receiver's.
+        said: why it is not accepted, in words for the operator.
+    """
+
+    takes: bool | None = None
+    clock_offset_s: float | None = None
+    said: str = ""
+
+
+async def probe_receiver(
+    client: HttpClient,
+    path: str = "",
+    *,
+    now_s: Callable[[], float] = time.time,
+    timeout_s: float = 10.0,
+) -> ReceiverFacts:
+    """Ask an endpoint whether it takes remote write, with an empty request."""
+    takes, said = await _writes(client, path, timeout_s)
+    return ReceiverFacts(takes, client.server_clock.skew_s(now_s()), said)
+
+
 async def probe(
     client: HttpClient,
     *,
@@ -107,6 +134,17 @@ async def probe(
         scrape_intervals_ms=config.scrape_intervals_ms,
         problems=tuple(problems),
     )
+
+
+async def out_of_order_window_ms(client: HttpClient, *, timeout_s: float = 10.0) -> int | None:
+    """How late samples may come, as a Prometheus is configured; 0 where it takes none out of order.
+
+    None where its configuration cannot be read: no Prometheus, no answer, not allowed.
+    """
+    text = _mapping(await _optional(client, "/api/v1/status/config", timeout_s)).get("yaml")
+    if not isinstance(text, str):
+        return None
+    return (await asyncio.to_thread(_parse_config, text)).ooo_window_ms or 0
 
 
 async def list_series(

@@ -32,6 +32,7 @@ RESERVED_HEADERS: Final = frozenset(
     }
 )
 
+_PORTS: Final = {"http": 80, "https": 443}
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
@@ -202,6 +203,19 @@ def without_credentials(url: str) -> str:
     """
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def origin(url: str) -> tuple[str, str | None, int | None]:
+    """Scheme, host and port of the server that ``url`` leads to; the same for the same server.
+
+    >>> origin("http://example.org/a") == origin("http://EXAMPLE.org:80/b")
+    True
+    """
+    parts = urlsplit(url)
+    try:
+        return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)
+    except ValueError:
+        return "", None, None
 
 
 def check_header_value(name: str, value: str) -> None:

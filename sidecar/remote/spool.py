@@ -30,6 +30,9 @@ __all__ = ["Loose", "Request", "SavedMark", "Spool", "SpoolUnusable", "Tally", "
 
 _FORMAT: Final = 1
 _DROPPED: Final = "dropped:"
+_SAVE_FACT: Final = (
+    "INSERT INTO fact VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+)
 _SLACK_MARGIN: Final = 128 * 1024
 
 
@@ -497,6 +500,14 @@ class Spool:
         enqueued, sent = named.get("enqueued", 0), named.get("sent", 0)
         return Tally(enqueued, sent, dropped, pending, requests, size)
 
+    def fact(self, name: str) -> int | None:
+        """A number kept with the file; None where it was never saved."""
+        row = self._db.execute("SELECT value FROM fact WHERE name = ?", (name,)).fetchone()
+        return None if row is None else int(row[0])
+
+    def save_fact(self, name: str, value: int) -> None:
+        self._db.execute(_SAVE_FACT, (name, value))
+
     def _settle_shards(self, wanted: int) -> int:
         """Another number would send a pending series' next sample past its last one."""
         stored = dict(self._db.execute("SELECT name, value FROM fact"))
@@ -508,8 +519,7 @@ class Spool:
         shards = stored["shards"] if pending and "shards" in stored else wanted
         self._db.execute("BEGIN IMMEDIATE")
         self._db.executemany(
-            "INSERT INTO fact VALUES (?, ?)"
-            " ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+            _SAVE_FACT,
             [("format", _FORMAT), ("shards", shards)],
         )
         self._db.execute("COMMIT")

@@ -51,6 +51,10 @@ log = logging.getLogger(__name__)
 
 _HOUSEKEEPING_S: Final = 30.0
 _LINEUP_UNUSED_MS: Final = 600_000
+# What is sent at the last moment still has to arrive, and the newest sample of a Prometheus may be
+# a little ahead of its clock.
+_WINDOW_MARGIN_MS: Final = 5 * 60_000
+_WINDOW_FACT: Final = "out_of_order_window_ms"
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,8 @@ class WriterSettings:
     Attributes:
         path: appended to the client's URL.
         shards: connections at most; a series is always in the same one.
-        age_limit_ms: older samples are given up. 55 minutes suits a stock Prometheus; where it has
-            an out-of-order window, that.
+        age_limit_ms: older samples are given up. 55 minutes suits a stock Prometheus; see
+            ``learn_window`` for one with a longer out-of-order window.
         spool_max_bytes: of waiting requests on disk; beyond it the oldest are dropped.
         on_client_error: what 401, 403, 404 ... do: hold everything until an empty request passes,
             or drop that request.
@@ -189,6 +193,7 @@ class RemoteWriter:
         self._tasks: list[asyncio.Task[None]] = []
         self._refused: Counter[Refusal] = Counter()
         self._highest_ms: int | None = None
+        self._window_ms = 0
         self._said_dropped: Mapping[DropReason, int] = {}
 
     async def start(self) -> None:
@@ -274,6 +279,39 @@ class RemoteWriter:
             lambda spool: end(spool, labels, timestamp_ms, now_ms), len(labels)
         )
 
+    async def learn_window(self, out_of_order_ms: int) -> None:
+        """Give up samples only when the receiver's out-of-order window is over, less 5 minutes.
+
+        A window shorter than the age limit changes nothing: a Prometheus takes samples of the last
+        hour in order anyway. It is kept with the spool, for what waits may be old when the next
+        process begins, and the receiver away.
+        """
+        if out_of_order_ms == self._window_ms:
+            return
+        self._set_window(out_of_order_ms)
+        log.info(
+            "%s: out-of-order window %d min: what is delivered later than %d min is given up",
+            self._transport.where,
+            out_of_order_ms // 60_000,
+            self._road.age_limit_ms // 60_000,
+        )
+        try:
+            await self._committer.run(lambda spool: spool.save_fact(_WINDOW_FACT, out_of_order_ms))
+        except StoreError as error:
+            log.warning("%s: %s", self._transport.where, error)
+
+    @property
+    def age_limit_ms(self) -> int:
+        """How old a sample may be and is still delivered."""
+        return self._road.age_limit_ms
+
+    def _set_window(self, out_of_order_ms: int) -> None:
+        limit_ms = max(self.settings.age_limit_ms, out_of_order_ms - _WINDOW_MARGIN_MS)
+        self._window_ms = out_of_order_ms
+        self._road.age_limit_ms = limit_ms
+        if self._intake is not None:
+            self._intake.age_limit_ms = limit_ms
+
     def high_water_ms(self, labels: LabelSet) -> int | None:
         """The newest timestamp accepted for the series, before the last restart too.
 
@@ -345,6 +383,7 @@ class RemoteWriter:
         if self._book is None:
             self._book = MarkBook(spool.shards, s.max_samples_per_request, s.max_request_bytes)
             self._intake = Intake(self._book, self._quarantine, s.age_limit_ms)
+            self._set_window(spool.fact(_WINDOW_FACT) or 0)
         self._book.load(spool.marks())
         self._quarantine.load(spool.quarantines())
 
@@ -409,7 +448,7 @@ class RemoteWriter:
     def _tidy(self, now_ms: int, spool: Spool) -> None:
         """Give up what is too old, and forget marks that the age limit stands in for."""
         assert self._book is not None
-        limit_ms = self.settings.age_limit_ms
+        limit_ms = self._road.age_limit_ms
         spool.drop_where("timestamp_ms < ?", (now_ms - limit_ms,))
         spool.forget_marks(now_ms - 2 * limit_ms)
         self._book.forget(now_ms - 2 * limit_ms, now_ms - _LINEUP_UNUSED_MS)

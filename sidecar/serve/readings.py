@@ -1,7 +1,8 @@
 """Self metrics that are kept count of elsewhere, taken when the page is scraped."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 from sidecar.ingest.buffer import BufferStats
 from sidecar.names import DropReason, Refusal
@@ -9,7 +10,7 @@ from sidecar.pushed import PushStats
 from sidecar.quality import SHARES
 from sidecar.remote.audit import AuditStats
 from sidecar.remote.reader import ReaderStats
-from sidecar.remote.writer import RemoteWriter, WriterState
+from sidecar.remote.writer import RemoteWriter, WriterState, WriterStats
 from sidecar.series import LabelSet
 from sidecar.serve.metrics import Reading
 from sidecar.serve.status import count_reasons, count_states
@@ -28,29 +29,34 @@ def of_readers(stats: Sequence[ReaderStats]) -> Iterable[Reading]:
     yield Reading("sentinel_remote_read_bytes_total", {(): sum(one.bytes for one in stats)})
 
 
-def of_writers(writers: Sequence[RemoteWriter]) -> Iterable[Reading]:
-    """Totals over all endpoints: what was enqueued is what was sent, waits or was dropped."""
-    stats = [writer.stats() for writer in writers]
+def of_writers(writers: Mapping[str, RemoteWriter]) -> Iterable[Reading]:
+    """Of each endpoint by its name: what was enqueued is what was sent, waits or was dropped."""
+    stats = {name: writer.stats() for name, writer in writers.items()}
     prefix = "sentinel_remote_write_"
-    yield Reading(f"{prefix}samples_enqueued_total", {(): sum(one.enqueued for one in stats)})
-    yield Reading(f"{prefix}samples_sent_total", {(): sum(one.sent for one in stats)})
-    yield Reading(f"{prefix}samples_pending", {(): sum(one.pending for one in stats)})
-    dropped = Counter(dict.fromkeys(DropReason, 0))
-    refused = Counter(dict.fromkeys(Refusal, 0))
-    codes = Counter(dict.fromkeys(("2xx", "3xx", "4xx", "5xx", "none"), 0))
-    for one in stats:
-        dropped.update(one.dropped)
-        refused.update(one.refused)
-        codes.update(one.requests)
-    yield Reading(f"{prefix}samples_dropped_total", {(str(k),): n for k, n in dropped.items()})
-    yield Reading(f"{prefix}samples_refused_total", {(str(k),): n for k, n in refused.items()})
-    yield Reading(f"{prefix}requests_total", {(k,): n for k, n in codes.items()})
-    sent = [one.highest_sent_ms for one in stats if one.highest_sent_ms is not None]
-    yield Reading(f"{prefix}highest_sent_timestamp_seconds", {(): min(sent, default=0) / 1000})
-    held = any(one.state is not WriterState.OK for one in stats)
-    yield Reading(f"{prefix}held", {(): float(held)})
-    skews = [one.skew_s for one in stats if one.skew_s is not None]
-    yield Reading(f"{prefix}clock_skew_seconds", {(): max(skews, key=abs, default=0.0)})
+
+    def each(metric: str, value: Callable[[WriterStats], float]) -> Reading:
+        return Reading(prefix + metric, {(name,): value(one) for name, one in stats.items()})
+
+    def split(
+        metric: str, known: Iterable[str], counts: Callable[[WriterStats], Mapping[Any, int]]
+    ) -> Reading:
+        zeros = dict.fromkeys(known, 0)
+        values: dict[tuple[str, ...], float] = {
+            (name, str(key)): n
+            for name, one in stats.items()
+            for key, n in {**zeros, **counts(one)}.items()
+        }
+        return Reading(prefix + metric, values)
+
+    yield each("samples_enqueued_total", lambda one: one.enqueued)
+    yield each("samples_sent_total", lambda one: one.sent)
+    yield each("samples_pending", lambda one: one.pending)
+    yield split("samples_dropped_total", DropReason, lambda one: one.dropped)
+    yield split("samples_refused_total", Refusal, lambda one: one.refused)
+    yield split("requests_total", ("2xx", "3xx", "4xx", "5xx", "none"), lambda one: one.requests)
+    yield each("highest_sent_timestamp_seconds", lambda one: (one.highest_sent_ms or 0) / 1000)
+    yield each("held", lambda one: float(one.state is not WriterState.OK))
+    yield each("clock_skew_seconds", lambda one: one.skew_s or 0.0)
 
 
 def of_watches(watches: Sequence[Watch], rejected: Collection[LabelSet]) -> Iterable[Reading]:

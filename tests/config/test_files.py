@@ -101,6 +101,27 @@ def test_both_ends_are_reached_as_configured() -> None:
     assert "hunter2" not in repr(config) + repr(write) + str(config)
 
 
+def test_several_endpoints_stand_in_a_list_and_the_one_that_is_read_from_comes_first() -> None:
+    config = load(FILES / "several_endpoints.good.yml", {})
+    ends = config.write_ends()
+    assert [(end.name, end.is_source) for end in ends] == [
+        ("prometheus", True),
+        ("long-term", False),
+        ("other-team", False),
+    ]
+    assert ends[0].http == config.write_http()
+    assert ends[0].http.url == "http://prometheus.example.org:9090/api/v1/write"
+    assert ends[0].api is not None
+    assert ends[0].api.url == "http://prometheus.example.org:9090"
+    assert ends[1].http.url == "https://mimir.example.org/api/v1/push"
+    assert ends[1].api is None
+    assert [(end.protocol, end.on_client_error) for end in ends] == [
+        ("1.0", "hold"),
+        ("auto", "hold"),
+        ("1.0", "drop"),
+    ]
+
+
 def test_settings_can_be_shared_by_an_anchor() -> None:
     one, other = load(FILES / "shared_defaults.good.yml", {}).watches
     assert (one.metric, one.horizon_steps, one.n_lags) == ("node_load1", 4, 20)

@@ -10,7 +10,8 @@ from rich.console import Console
 
 from sidecar.check import CheckReport, judge, run_check
 from sidecar.check.gather import gather
-from sidecar.config import RemoteReadConfig, SentinelConfig, WatchConfig
+from sidecar.config import RemoteReadConfig, RemoteWriteConfig, SentinelConfig, WatchConfig
+from tests.fakes import FakePrometheus
 from tests.prometheus import (
     Backfill,
     FunctionExporter,
@@ -98,6 +99,29 @@ async def test_a_server_without_the_receiver_is_told_the_flag(
     assert finding.where == f"{prometheus.url}/api/v1/write"
     assert "--web.enable-remote-write-receiver" in finding.message
     assert report.watches[0].matched == 1
+
+
+async def test_every_endpoint_is_tried(newest_prometheus: PrometheusBinary) -> None:
+    dead = f"http://127.0.0.1:{free_port()}/api/v1/push"
+    async with (
+        RealPrometheus(newest_prometheus, history=history("load")) as prometheus,
+        FakePrometheus() as well,
+        FakePrometheus(now_s=lambda: time.time() - 7200) as late,
+    ):
+        ends = [
+            RemoteWriteConfig(name="well", url=f"{well.url}/api/v1/write"),
+            RemoteWriteConfig(name="late", url=f"{late.url}/api/v1/write"),
+            RemoteWriteConfig(name="dead", url=dead),
+            RemoteWriteConfig(),
+        ]
+        watches = [WatchConfig("load")]
+        report = await checked(SentinelConfig(prometheus.url, watches=watches, remote_write=ends))
+    found = {one.where: one.message for one in report.findings}
+    assert set(found) == {f"{late.url}/api/v1/write", dead}
+    assert "endpoint 'dead' does not take remote write now" in found[dead]
+    assert "s ahead of this machine's" not in found[f"{late.url}/api/v1/write"]
+    assert "7200 s behind" in found[f"{late.url}/api/v1/write"]
+    assert not well.stored
 
 
 async def test_a_histograms_bare_name_is_explained(newest_prometheus: PrometheusBinary) -> None:

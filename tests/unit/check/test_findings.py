@@ -7,8 +7,14 @@ from rich.console import Console
 
 from sidecar.check import Finding, ServerView, WatchView, judge
 from sidecar.check.render import show
-from sidecar.config import PublishConfig, SentinelConfig, WatchConfig, WatchPublish
-from sidecar.remote.probe import ServerFacts
+from sidecar.config import (
+    PublishConfig,
+    RemoteWriteConfig,
+    SentinelConfig,
+    WatchConfig,
+    WatchPublish,
+)
+from sidecar.remote.probe import ReceiverFacts, ServerFacts
 from sidecar.series import LabelSet
 
 GOOD = ServerFacts(
@@ -247,6 +253,42 @@ def test_what_is_wrong_with_the_server(facts: ServerFacts | None, expected: str)
     assert finding.level == "error"
     assert expected in finding.message
     assert not report.works
+
+
+FAR = [RemoteWriteConfig(), RemoteWriteConfig(name="far", url="http://far/push")]
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        (
+            ReceiverFacts(False, 0.0, "remote write is refused: 401"),
+            "endpoint 'far' does not take remote write now: what is written to it waits, the other "
+            "endpoints go on (remote write is refused: 401)",
+        ),
+        (ReceiverFacts(), "endpoint 'far' does not take remote write now"),
+        (ReceiverFacts(True, 61.0), "its clock is 61 s behind this machine's"),
+        (ReceiverFacts(True, 60.0), None),
+    ],
+)
+def test_what_is_wrong_with_another_endpoint(told: ReceiverFacts, expected: str | None) -> None:
+    config = SentinelConfig(watches=[WatchConfig("x")], remote_write=FAR)
+    report = judge(config, ServerView(GOOD, others=(told,)), [])
+    found = [(one.level, one.where) for one in report.findings]
+    assert found == ([] if expected is None else [("error", "http://far/push")])
+    assert all(expected is not None and expected in one.message for one in report.findings)
+    assert report.works is (expected is None)
+
+
+def test_every_endpoint_is_shown() -> None:
+    out = io.StringIO()
+    config = SentinelConfig(watches=[WatchConfig("x")], remote_write=FAR)
+    view = ServerView(GOOD, others=(ReceiverFacts(None),))
+    show(config, judge(config, view, []), Console(file=out, width=40))
+    assert out.getvalue().splitlines()[2:4] == [
+        "  remote write    http://localhost:9090/api/v1/write  ok",
+        "                  http://far/push  unknown",
+    ]
 
 
 def test_a_clock_a_minute_apart_is_borne() -> None:

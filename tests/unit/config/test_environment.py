@@ -44,6 +44,48 @@ def test_a_variable_overrides_the_file_at_any_depth(file: Path) -> None:
     assert basic.username == "me"
 
 
+@pytest.mark.parametrize(
+    ("given", "environ", "expected"),
+    [
+        ("{url: http://a/x}", {"SENTINEL_REMOTE_WRITE__URL": "http://e/x"}, ["http://e/x"]),
+        ("[{url: http://a/x}]", {"SENTINEL_REMOTE_WRITE__URL": "http://e/x"}, ["http://e/x"]),
+        ("{url: http://a/x}", {"SENTINEL_REMOTE_WRITE__0__URL": "http://e/x"}, ["http://e/x"]),
+        (
+            "{url: http://a/x}",
+            {"SENTINEL_REMOTE_WRITE__1__URL": "http://e/x", "SENTINEL_REMOTE_WRITE__1__NAME": "e"},
+            ["http://a/x", "http://e/x"],
+        ),
+        (
+            "[{url: http://a/x}, {url: http://b/x, name: b}]",
+            {"SENTINEL_REMOTE_WRITE__1__URL": "http://e/x"},
+            ["http://a/x", "http://e/x"],
+        ),
+        (
+            "{url: http://a/x}",
+            {"SENTINEL_REMOTE_WRITE": "[{url: http://e/x}, {url: http://f/x, name: f}]"},
+            ["http://e/x", "http://f/x"],
+        ),
+    ],
+)
+def test_an_endpoint_is_named_alone_or_by_its_number(
+    tmp_path: Path, given: str, environ: dict[str, str], expected: list[str]
+) -> None:
+    path = tmp_path / "sentinel.yml"
+    path.write_text(f"remote_write: {given}\nwatches: [{{metric: up}}]\n")
+    assert [end.http.url for end in load(path, environ).write_ends()] == expected
+
+
+def test_of_several_endpoints_the_number_must_be_said(tmp_path: Path) -> None:
+    path = tmp_path / "sentinel.yml"
+    path.write_text("remote_write: [{}, {name: b, url: http://b/x}]\nwatches: [{metric: up}]\n")
+    with pytest.raises(ConfigError) as caught:
+        load(path, {"SENTINEL_REMOTE_WRITE__URL": "http://e/x"})
+    assert [str(problem) for problem in caught.value.problems] == [
+        "SENTINEL_REMOTE_WRITE__URL: remote_write has 2 entries: say which by its number, such as "
+        "SENTINEL_REMOTE_WRITE__0__URL"
+    ]
+
+
 def test_no_file_is_needed() -> None:
     config = loaded(
         None,

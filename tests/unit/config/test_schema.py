@@ -231,6 +231,22 @@ def test_the_two_ends_follow_from_one_url() -> None:
     assert config.write_http().timeout_s == 5.0
 
 
+def test_one_endpoint_or_several_are_given_as_they_are() -> None:
+    far = RemoteWriteConfig(name="far", url="http://far/api/v1/push")
+    alone = SentinelConfig(remote_write=far)
+    assert [end.name for end in alone.write_ends()] == ["far"]
+    both = SentinelConfig(remote_write=[far, RemoteWriteConfig()])
+    assert [end.name for end in both.write_ends()] == ["prometheus", "far"]
+    assert SentinelConfig(remote_write=both.remote_write) == both
+    with pytest.raises(ConfigError, match=r"remote_write\[1\]\.name: 'far' is remote_write\[0\]"):
+        SentinelConfig(remote_write=[far, far])
+
+
+def test_the_first_in_the_file_comes_first_where_none_is_read_from() -> None:
+    ends = [RemoteWriteConfig(name=name, url=f"http://{name}/api/v1/write") for name in "zab"]
+    assert [end.name for end in SentinelConfig(remote_write=ends).write_ends()] == ["z", "a", "b"]
+
+
 def test_the_api_is_asked_as_remote_read_is() -> None:
     config = SentinelConfig(
         remote_read={"url": "http://other/read", "authorization": {"credentials": "t"}}  # type: ignore[arg-type]
