@@ -72,12 +72,12 @@ class UpstreamFacts:
 
     Attributes:
         lookback_ms: ``--query.lookback-delta``.
-        left_open: windows exclude their beginning: Prometheus 3 and later.
+        since_3: Prometheus 3 or later: windows exclude their beginning, and more such.
         takes_lookback: a query may bring its own, as ``lookback_delta``: 2.44 and later.
     """
 
     lookback_ms: int = DEFAULT_LOOKBACK_MS
-    left_open: bool = True
+    since_3: bool = True
     takes_lookback: bool = True
 
 

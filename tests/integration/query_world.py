@@ -161,11 +161,17 @@ async def world(
     binary: PrometheusBinary,
     *,
     oracle: bool = False,
+    by_name: bool = True,
     pushed_until_ms: int = NOW_MS,
     paths: ForecastPaths | None = None,
     flags: Sequence[str] = (),
     **options: Any,
 ) -> AsyncIterator[World]:
+    """
+    Args:
+        by_name: the oracle reads as ``remote-read-config`` has it, by the metric's name alone; else
+            whatever a selector without a name may match comes from the sidecar too.
+    """
     paths = forecasts() if paths is None else paths
     flags = ["--storage.tsdb.retention.time=50y", *flags]
     told = history(pushed_until_ms)
@@ -177,6 +183,8 @@ async def world(
         reader = None
         if oracle:
             block = yaml.safe_load(remote_read_config(url, paths.names()))
+            if not by_name:
+                del block["remote_read"][1:], block["remote_read"][0]["required_matchers"]
             reader = await stack.enter_async_context(
                 RealPrometheus(
                     binary,

@@ -57,11 +57,15 @@ def aggregate(
     grouping: tuple[str, ...],
     budget: Budget,
     param: FloatArray | str | None = None,
+    *,
+    since_3: bool = True,
 ) -> Frame:
     """One aggregation operator over all steps.
 
     Args:
         param: (T,) numbers for topk, bottomk and quantile, a label name for count_values.
+        since_3: as Prometheus 3 has it. Before, a k that is no whole number was an error even where
+            there was nothing to choose from, and a lone NaN or infinity deviated by 0.
 
     Raises:
         QueryError
@@ -75,6 +79,8 @@ def aggregate(
     groups = _Groups(frame.labels, without, grouping)
     if op in ("topk", "bottomk"):
         assert isinstance(param, np.ndarray)
+        relevant = frame.present.any(axis=0) | (not since_3)
+        param = np.where(relevant, param, 0.0)
         return _extreme(frame, groups, param, largest=op == "topk", budget=budget)
     if op == "quantile":
         assert isinstance(param, np.ndarray)
@@ -82,7 +88,10 @@ def aggregate(
         present = np.stack([frame.present[rows].any(axis=0) for rows in groups.rows])
         return Frame(groups.labels, values, present)
     grouped = groups.of(frame)
-    return Frame(groups.labels, _FOLDS[op](grouped), grouped.counts > 0)
+    values = _FOLDS[op](grouped)
+    if op in ("stddev", "stdvar") and not since_3:
+        values = np.where(grouped.counts == 1, 0.0, values)
+    return Frame(groups.labels, values, grouped.counts > 0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -70,7 +70,7 @@ class Job:
     bodies: Mapping[Expr, bytes]
     own: Mapping[VectorSelector, Sequence[PathBlock]]
     lookback_ms: int
-    left_open: bool
+    since_3: bool
     budget: Budget
     warnings: tuple[str, ...] = ()
 
@@ -109,9 +109,7 @@ class Job:
             else:
                 known[node] = value_of(reply, self.ahead, kind_of(node) is Kind.SCALAR)
             self.budget.check(0, 0)
-        return Inputs(
-            self.ahead, known, raw, self.own, self.lookback_ms, self.left_open, self.budget
-        )
+        return Inputs(self.ahead, known, raw, self.own, self.lookback_ms, self.since_3, self.budget)
 
     def _nothing(self) -> str:
         """An instant that is past now, of what cannot be evaluated."""

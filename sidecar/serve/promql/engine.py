@@ -230,7 +230,7 @@ class Engine:
             {node: bodies[ask, ahead] for node, ask in asks.items()},
             plan.own,
             (facts.takes_lookback and plan.query.lookback_ms) or facts.lookback_ms,
-            facts.left_open,
+            facts.since_3,
             Budget(self._limits.max_cells, lambda: self._monotonic() > deadline),
             warnings,
         )

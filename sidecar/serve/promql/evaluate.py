@@ -40,7 +40,7 @@ from sidecar.serve.promql.syntax import (
     Text,
     VectorSelector,
 )
-from sidecar.serve.promql.windows import WINDOW_FUNCTIONS, bounds, newest, over_time
+from sidecar.serve.promql.windows import WINDOW_FUNCTIONS, any_in, bounds, newest, over_time
 
 Ragged: TypeAlias = tuple[LabelSet, TimeArray, FloatArray]
 
@@ -54,7 +54,7 @@ class Inputs:
             upstream's part of a forecast selector.
         raw: the upstream's samples of a forecast's window.
         own: the forecasts of each selector that has any; a selector that is not here has none.
-        left_open: windows exclude their beginning (Prometheus 3).
+        since_3: as Prometheus 3 has it: windows exclude their beginning, and more such.
     """
 
     steps: Steps
@@ -62,7 +62,7 @@ class Inputs:
     raw: Mapping[RangeSelector, Sequence[Ragged]]
     own: Mapping[VectorSelector, Sequence[PathBlock]]
     lookback_ms: int
-    left_open: bool
+    since_3: bool
     budget: Budget
 
 
@@ -142,7 +142,7 @@ class _Evaluator:
         samples = samples_of(_ragged(self._inputs.own.get(selector, ())), self._budget)
         self._budget.check(len(samples.labels), self._steps.size)
         at_ms = _evaluation_times(selector, self._steps)
-        return newest(samples, at_ms, self._inputs.lookback_ms, self._inputs.left_open)
+        return newest(samples, at_ms, self._inputs.lookback_ms, self._inputs.since_3)
 
     # Operators and functions
 
@@ -153,7 +153,9 @@ class _Evaluator:
             param = expr.param.value
         elif expr.param is not None:
             param = self._scalar(expr.param)
-        return aggregate(expr.op, frame, expr.without, expr.grouping, self._budget, param)
+        by = (expr.without, expr.grouping)
+        since_3 = self._inputs.since_3
+        return aggregate(expr.op, frame, *by, self._budget, param, since_3=since_3)
 
     def _call(self, call: Call) -> Value:
         name, args = call.function, call.args
@@ -201,12 +203,11 @@ class _Evaluator:
         assert isinstance(selected, RangeSelector), "the split lets no subquery through"
         samples = _window(selected, self._inputs)
         at_ms = _evaluation_times(selected.selector, self._steps)
-        window = (samples, at_ms, selected.range_ms, self._inputs.left_open, self._budget)
+        window = (samples, at_ms, selected.range_ms, self._inputs.since_3)
         if call.function == "absent_over_time":
-            there = over_time("present_over_time", *window)
-            return functions.absence(there.present, _absent_labels(selected))
+            return functions.absence(any_in(*window), _absent_labels(selected))
         quantiles = self._scalar(call.args[0]) if len(call.args) > 1 else None
-        return over_time(call.function, *window, quantiles)
+        return over_time(call.function, *window, self._budget, quantiles)
 
 
 def _window(selected: RangeSelector, inputs: Inputs) -> Samples:
@@ -221,7 +222,7 @@ def _window(selected: RangeSelector, inputs: Inputs) -> Samples:
 def _clipped(samples: Samples, selected: RangeSelector, inputs: Inputs) -> Samples:
     """What of the samples lies in the one window of an instant query."""
     at_ms = _evaluation_times(selected.selector, inputs.steps)[-1:]
-    first, end = bounds(samples.instants_ms, at_ms, selected.range_ms, inputs.left_open)
+    first, end = bounds(samples.instants_ms, at_ms, selected.range_ms, inputs.since_3)
     inside = slice(int(first[0]), int(end[0]))
     return Samples(
         samples.labels,

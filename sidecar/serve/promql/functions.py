@@ -40,6 +40,19 @@ ELEMENTWISE: Final[dict[str, Callable[[FloatArray], FloatArray]]] = {
 }
 
 
+# What Go says of a time that 64 bits cannot hold, which NaN and infinities are.
+_OVERFLOWN: Final = {
+    "minute": 30.0,
+    "hour": 15.0,
+    "day_of_week": 0.0,
+    "day_of_month": 4.0,
+    "day_of_year": 339.0,
+    "days_in_month": 31.0,
+    "month": 12.0,
+    "year": 292_277_026_596.0,
+}
+
+
 def _in(unit: str, seconds: FloatArray) -> NDArray[np.datetime64]:
     return seconds.astype(np.int64).astype("datetime64[s]").astype(f"datetime64[{unit}]")
 
@@ -100,8 +113,15 @@ FUNCTIONS: Final = frozenset({*ELEMENTWISE, *CALENDAR, *CLAMPS, *OTHERS})
 
 
 def elementwise(function: str, frame: Frame) -> Frame:
-    kernel = ELEMENTWISE.get(function) or CALENDAR[function]
-    return Frame(frame.labels, kernel(frame.values), frame.present).without_name()
+    kernel = ELEMENTWISE.get(function)
+    values = kernel(frame.values) if kernel else _of_the_calendar(function, frame.values)
+    return Frame(frame.labels, values, frame.present).without_name()
+
+
+def _of_the_calendar(function: str, seconds: FloatArray) -> FloatArray:
+    held = np.abs(seconds) < 2.0**63
+    values = CALENDAR[function](np.where(held, seconds, 0.0))
+    return np.where(held, values, _OVERFLOWN[function])
 
 
 def rounded(frame: Frame, nearest: FloatArray) -> Frame:
@@ -115,9 +135,12 @@ def clamped(frame: Frame, low: FloatArray | None, high: FloatArray | None) -> Fr
     """Limited to [low, high], each (T,); nothing at steps where low is above high."""
     values, present = frame.values, frame.present
     if high is not None:
-        values = np.minimum(values, high)
+        # NaN wins, save over the infinity that nothing can be beyond.
+        values = np.where(
+            np.isneginf(values) | np.isneginf(high), -np.inf, np.minimum(values, high)
+        )
     if low is not None:
-        values = np.maximum(values, low)
+        values = np.where(np.isposinf(values) | np.isposinf(low), np.inf, np.maximum(values, low))
     if low is not None and high is not None:
         present = present & ~(high < low)
     return Frame(frame.labels, values, present).without_name()

@@ -81,9 +81,16 @@ def over_time(
             values[:, step] = _REDUCERS[function](window, mask)
         before = (a, b, phi)
         budget.check(0, 0)
-    keeps_name = function in ("last_over_time", "first_over_time")
+    keeps_name = function == "last_over_time"
     labels = samples.labels if keeps_name else [one.without(METRIC_NAME) for one in samples.labels]
     return merged(labels, values, present)
+
+
+def any_in(samples: Samples, at_ms: TimeArray, range_ms: int, left_open: bool) -> Mask:
+    """(1, T) whether any series has a sample in the window of a step."""
+    instants_ms = samples.instants_ms[samples.present.any(axis=0)]
+    first, end = bounds(instants_ms, at_ms, range_ms, left_open)
+    return (end > first)[None, :]
 
 
 def _sum(values: FloatArray, mask: Mask) -> FloatArray:
@@ -135,11 +142,6 @@ def _last(values: FloatArray, mask: Mask) -> FloatArray:
     return newest
 
 
-def _first(values: FloatArray, mask: Mask) -> FloatArray:
-    oldest: FloatArray = values[np.arange(len(values)), np.argmax(mask, axis=1)]
-    return oldest
-
-
 def _one(values: FloatArray, _mask: Mask) -> FloatArray:
     return np.ones(len(values))
 
@@ -153,7 +155,6 @@ _REDUCERS: Final[dict[str, Reducer]] = {
     "stddev_over_time": _deviation,
     "stdvar_over_time": variance,
     "last_over_time": _last,
-    "first_over_time": _first,
     "present_over_time": _one,
 }
 WINDOW_FUNCTIONS: Final = frozenset({*_REDUCERS, "quantile_over_time", "absent_over_time"})

@@ -75,8 +75,6 @@ def fold(op: str, values: Sequence[float], phi: float = 0.0) -> float:
             return 1.0
         case "last":
             return values[-1]
-        case "first":
-            return values[0]
         case "stdvar" | "stddev":
             if any(not math.isfinite(one) for one in values):
                 return math.nan

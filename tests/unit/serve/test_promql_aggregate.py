@@ -126,6 +126,27 @@ def test_a_k_that_is_no_int64_is_an_error(k: float) -> None:
         aggregate("topk", frame, False, (), UNBOUNDED, np.array([k]))
 
 
+def test_a_k_that_is_no_number_matters_only_where_there_is_something_to_choose_from() -> None:
+    frame, k = frame_of([{SERIES[0]: 1.0}, {}]), np.array([1.0, math.nan])
+    found = aggregate("topk", frame, False, (), UNBOUNDED, k)
+    assert steps_of(found) == [{SERIES[0]: 1.0}, {}]
+    with pytest.raises(QueryError, match="overflows int64"):
+        aggregate("topk", frame, False, (), UNBOUNDED, k, since_3=False)
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_what_is_alone_and_not_finite_deviated_by_nothing_before_prometheus_3(value: float) -> None:
+    alone, both = frame_of([{SERIES[0]: value}]), frame_of([{SERIES[0]: value, SERIES[1]: 1.0}])
+    with np.errstate(all="ignore"):
+        for frame, since_3, expected in (
+            (alone, False, 0.0),
+            (alone, True, math.nan),
+            (both, False, math.nan),
+        ):
+            found = aggregate("stddev", frame, False, (), UNBOUNDED, since_3=since_3)
+            assert close(found.values[0, 0], expected), (since_3, expected)
+
+
 @settings(deadline=None)
 @given(STEPS, st.booleans(), GROUPINGS)
 def test_values_are_counted_by_how_they_are_written(

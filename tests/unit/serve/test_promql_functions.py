@@ -53,6 +53,21 @@ def test_the_calendar_is_utc(second: int) -> None:
         assert applied(function, second + 0.9) == number, function
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e300, -(2.0**63)])
+def test_a_time_beyond_64_bits_is_the_last_that_go_knows(value: float) -> None:
+    found = {function: applied(function, value) for function in CALENDAR}
+    assert found == {
+        "minute": 30,
+        "hour": 15,
+        "day_of_week": 0,
+        "day_of_month": 4,
+        "day_of_year": 339,
+        "days_in_month": 31,
+        "month": 12,
+        "year": 292_277_026_596,
+    }
+
+
 @settings(deadline=None)
 @given(st.sampled_from(sorted(ELEMENTWISE)), st.floats(-5, 5))
 def test_mathematics_is_that_of_the_standard_library(function: str, value: float) -> None:
@@ -87,6 +102,24 @@ def test_clamping_keeps_nan_and_gives_nothing_where_the_limits_cross() -> None:
     assert found[2] == {}
     assert steps_of(clamped(frame_of(steps), low, None))[2] == {BARE: 3.0}
     assert steps_of(clamped(frame_of(steps), None, high))[0] == {BARE: 5.0}
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "expected"),
+    [
+        (5.0, math.nan, 9.0, math.nan),
+        (5.0, 0.0, math.nan, math.nan),
+        (5.0, math.inf, math.nan, math.inf),
+        (math.nan, math.inf, math.inf, math.inf),
+        (math.nan, math.nan, -math.inf, math.nan),
+        (math.inf, 0.0, math.nan, math.nan),
+    ],
+)
+def test_nan_wins_over_all_but_the_infinity_that_nothing_is_beyond(
+    value: float, low: float, high: float, expected: float
+) -> None:
+    [step] = steps_of(clamped(frame_of([{A: value}]), np.array([low]), np.array([high])))
+    assert close(step[BARE], expected)
 
 
 def test_a_scalar_is_the_only_element() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sidecar.series import LabelSet
 from sidecar.serve.promql.frames import UNBOUNDED, Samples, samples_of
-from sidecar.serve.promql.windows import WINDOW_FUNCTIONS, newest, over_time, quantile
+from sidecar.serve.promql.windows import WINDOW_FUNCTIONS, any_in, newest, over_time, quantile
 from tests.unit.serve.promql_twin import NUMBERS, close, fold, same, steps_of
 
 A, B = LabelSet.of({"__name__": "x", "i": "a"}), LabelSet.of({"__name__": "x", "i": "b"})
@@ -54,7 +54,7 @@ def test_each_function_folds_what_lies_in_the_window(
     with np.errstate(all="ignore"):
         phis = np.full(len(at), phi) if function == "quantile_over_time" else None
         ours = over_time(function, samples(raw), at, size, left_open, UNBOUNDED, phis)
-    keeps = function in ("last_over_time", "first_over_time")
+    keeps = function == "last_over_time"
     theirs = [
         {
             (one if keeps else one.without("__name__")): fold(
@@ -66,6 +66,8 @@ def test_each_function_folds_what_lies_in_the_window(
         for t in at.tolist()
     ]
     assert same(steps_of(ours), theirs)
+    any_there = any_in(samples(raw), at, size, left_open)
+    assert any_there.tolist() == [[bool(step) for step in theirs]]
 
 
 @settings(deadline=None)
