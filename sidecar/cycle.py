@@ -170,7 +170,8 @@ def advance(
     Args:
         raw: everything read for these instants, from ``read_start_ms`` on.
     """
-    grid = Grid.between(known.origin_ms + 1, instant_ms, rules.granularity_ms)
+    before_ms = known.origin_ms
+    grid = Grid.between(before_ms + 1, instant_ms, rules.granularity_ms)
     batch = align(rules, raw, grid)
     known = forget(known, rules.forget_ms)
     present = [batch.labels[row] for row in np.flatnonzero(np.isfinite(batch.values).any(axis=1))]
@@ -185,7 +186,7 @@ def advance(
         outcomes.append(outcome)
     assert found is not None, "a grid has at least one instant"
     known, rolled_back = back_to_predecessors(known, rules.gate)
-    known, ended = _end_silent(rules, known, raw)
+    known, ended = _end_silent(rules, known, raw, before_ms)
     return known, Advance(
         labels=known.labels,
         outcomes=tuple(_muted(outcome, known.ended) for outcome in outcomes),
@@ -298,13 +299,21 @@ def _judge_late(rules: CycleRules, known: Known, raw: Sequence[RawSeries]) -> Kn
 
 
 def _end_silent(
-    rules: CycleRules, known: Known, raw: Sequence[RawSeries]
+    rules: CycleRules, known: Known, raw: Sequence[RawSeries], before_ms: int
 ) -> tuple[Known, tuple[LabelSet, ...]]:
-    """Mark the series that have ended: by Prometheus' own marker, or silent for too long."""
+    """Mark the series that have ended: by Prometheus' own marker, or silent for too long.
+
+    What has ended stays so until a value comes: the marker leaves the range that is read before
+    the series has been silent for too long.
+
+    Args:
+        before_ms: the origin before this cycle.
+    """
     marked = {one.labels for one in raw if one.values.size and is_stale(one.values[-1:])[0]}
     by_marker = np.array([one in marked for one in known.labels], dtype=np.bool_)
     absent = by_marker & (known.last_seen_ms < known.origin_ms)
-    ended = absent | (known.origin_ms - known.last_seen_ms > rules.patience_ms)
+    still = known.ended & (known.last_seen_ms <= before_ms)
+    ended = still | absent | (known.origin_ms - known.last_seen_ms > rules.patience_ms)
     newly = np.flatnonzero(ended & ~known.ended)
     return replace(known, ended=ended), tuple(known.labels[row] for row in newly)
 

@@ -133,37 +133,54 @@ def admit(
 ) -> tuple[Known, tuple[LabelSet, ...], int]:
     """Make room for series met for the first time, as far as ``max_series`` allows.
 
+    Series that have ended give their places up, the longest silent first: where every pod is
+    replaced at once, the new ones must not wait until the old ones are forgotten.
+
+    Args:
+        labels: the series that have a value now.
+
     Returns:
         what is known now, who is new, and how many were turned away.
     """
     met = set(known.labels)
     unknown = [one for one in labels if one not in met]
-    new = tuple(unknown[: max(0, max_series - len(known.labels))])
+    if not unknown:
+        return known, (), 0
+    alive = set(labels)
+    gone = np.array([one not in alive for one in known.labels], dtype=np.bool_) & known.ended
+    left = int(np.count_nonzero(~gone))
+    new = tuple(unknown[: max(0, max_series - left)])
     if not new:
         return known, (), len(unknown)
+    surplus = max(0, len(known.labels) + len(new) - max_series)
+    longest_silent = np.flatnonzero(gone)[np.argsort(known.last_seen_ms[gone], kind="stable")]
+    stay = np.ones(len(known.labels) + len(new), dtype=np.bool_)
+    stay[longest_silent[:surplus]] = False
+    known = _with_newcomers(model, known, new)
+    return _rows_of(known, np.flatnonzero(stay)), new, len(unknown) - len(new)
+
+
+def _with_newcomers(model: Model, known: Known, new: tuple[LabelSet, ...]) -> Known:
+    """With series of which nothing is known yet, after those that are."""
     n, width = len(new), known.recent.shape[1]
     rows = np.concatenate([np.arange(len(known.labels)), np.full(n, -1)])
-    return (
-        Known(
-            labels=known.labels + new,
-            origin_ms=known.origin_ms,
-            recent=np.concatenate([known.recent, np.full((n, width), np.nan)]),
-            last_seen_ms=np.concatenate([known.last_seen_ms, np.full(n, known.origin_ms)]),
-            ended=np.concatenate([known.ended, np.zeros(n, dtype=np.bool_)]),
-            versions=np.concatenate([known.versions, np.zeros(n, dtype=np.int64)]),
-            burst=np.concatenate([known.burst, np.zeros(n, dtype=np.int64)]),
-            never_negative=np.concatenate([known.never_negative, np.ones(n, dtype=np.bool_)]),
-            why_unfitted=known.why_unfitted + (None,) * n,
-            state=concat([known.state, blank_state(model, n)]),
-            naive=concat([known.naive, blank_state(NaiveModel(), n)]),
-            serves_naive=np.concatenate([known.serves_naive, np.zeros(n, dtype=np.bool_)]),
-            calibration=intervals.extend(known.calibration, n),
-            tracker=trackers.realign(known.tracker, rows),
-            drift=drift.realign(known.drift, rows),
-            shadow=known.shadow,
-        ),
-        new,
-        len(unknown) - n,
+    return Known(
+        labels=known.labels + new,
+        origin_ms=known.origin_ms,
+        recent=np.concatenate([known.recent, np.full((n, width), np.nan)]),
+        last_seen_ms=np.concatenate([known.last_seen_ms, np.full(n, known.origin_ms)]),
+        ended=np.concatenate([known.ended, np.zeros(n, dtype=np.bool_)]),
+        versions=np.concatenate([known.versions, np.zeros(n, dtype=np.int64)]),
+        burst=np.concatenate([known.burst, np.zeros(n, dtype=np.int64)]),
+        never_negative=np.concatenate([known.never_negative, np.ones(n, dtype=np.bool_)]),
+        why_unfitted=known.why_unfitted + (None,) * n,
+        state=concat([known.state, blank_state(model, n)]),
+        naive=concat([known.naive, blank_state(NaiveModel(), n)]),
+        serves_naive=np.concatenate([known.serves_naive, np.zeros(n, dtype=np.bool_)]),
+        calibration=intervals.extend(known.calibration, n),
+        tracker=trackers.realign(known.tracker, rows),
+        drift=drift.realign(known.drift, rows),
+        shadow=known.shadow,
     )
 
 
@@ -173,7 +190,12 @@ def forget(known: Known, after_ms: int) -> Known:
     The last ones stay, so that there is always a batch to work on.
     """
     rows = np.flatnonzero(known.origin_ms - known.last_seen_ms <= after_ms)
-    if rows.size in (0, len(known.labels)):
+    return known if rows.size == 0 else _rows_of(known, rows)
+
+
+def _rows_of(known: Known, rows: NDArray[np.int64]) -> Known:
+    """Some of the series, in their order."""
+    if rows.size == len(known.labels):
         return known
     return Known(
         labels=tuple(known.labels[row] for row in rows),

@@ -198,9 +198,9 @@ class WatchPublisher:
         ]
         rows = index_by_labels(plans.sources)
         ended = [label for one in found.ended for label in plans.outputs.rows_of(rows[one])]
-        gauges = len(plans.sources) * self._horizon_steps
+        gauges = int(plans.outputs.predicts.sum()) * self._horizon_steps
         page = (
-            render(self._gauge_rules, plans.gauges, forecast)
+            render(self._gauge_rules, plans.gauges, _predicted(plans, forecast))
             if gauges <= self._gauge_limit
             else Page({}, gauges)
         )
@@ -236,6 +236,20 @@ class Prepared:
     ended: tuple[LabelSet, ...]
     page: Page
     paths: Staged
+
+
+def _predicted(plans: Plans, forecast: Forecast) -> Forecast:
+    """Only of the series that this watch predicts: an earlier one shows the same for the others,
+    and a page with one gauge twice is refused by whoever scrapes it."""
+    may = plans.outputs.predicts[:, None]
+    if may.all():
+        return forecast
+    return replace(
+        forecast,
+        mean=np.where(may, forecast.mean, np.nan),
+        lower=np.where(may, forecast.lower, np.nan),
+        upper=np.where(may, forecast.upper, np.nan),
+    )
 
 
 def _paths(plans: Plans, forecast: Forecast) -> list[OutputPaths]:

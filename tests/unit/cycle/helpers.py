@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 
-from sidecar.cycle import Advance, CycleRules, advance, align
+from sidecar.cycle import Advance, CycleRules, advance, align, read_start_ms
 from sidecar.ingest.history import HistoryBuilder
 from sidecar.known import Fitted, Known, adopt, begin
 from sidecar.learning.drift import DriftSettings
@@ -120,4 +120,14 @@ def seen(raw: Sequence[RawSeries], until_ms: int) -> list[RawSeries]:
         RawSeries(one.labels, one.timestamps_ms[:end], one.values[:end])
         for one in raw
         if (end := int(np.searchsorted(one.timestamps_ms, until_ms, side="right")))
+    ]
+
+
+def read_for(cycle_rules: CycleRules, known: Known, raw: Sequence[RawSeries]) -> list[RawSeries]:
+    """What the read of the next cycle returns: no more of the past than it asks for."""
+    start_ms = read_start_ms(cycle_rules, known.origin_ms)
+    return [
+        RawSeries(one.labels, one.timestamps_ms[later], one.values[later])
+        for one in seen(raw, known.origin_ms + G)
+        if (later := one.timestamps_ms >= start_ms).any()
     ]

@@ -9,7 +9,18 @@ from sidecar.cycle import advance, due_instant_ms
 from sidecar.models.anomaly import AnomalyRules
 from sidecar.names import Reason
 from sidecar.series import STALE_NAN, RawSeries
-from tests.unit.cycle.helpers import T0, G, begun, cycles, history, labels, model, rules, sampled
+from tests.unit.cycle.helpers import (
+    T0,
+    G,
+    begun,
+    cycles,
+    history,
+    labels,
+    model,
+    read_for,
+    rules,
+    sampled,
+)
 
 DAY = 288 * G
 
@@ -113,6 +124,26 @@ def test_a_series_that_ends_by_a_marker_is_ended_once_and_then_silent() -> None:
     assert known.ended.all()
 
 
+def test_a_series_stays_ended_when_its_marker_is_no_longer_read() -> None:
+    which, r = model(), rules(overlap_ms=G)
+    raw = sampled(line, T0 - DAY, T0 + 2 * G)
+    back = sampled(line, T0 + 10 * G, T0 + 20 * G)
+    marked = RawSeries(
+        raw.labels,
+        np.concatenate([raw.timestamps_ms, [T0 + 2 * G + 15_000], back.timestamps_ms]),
+        np.concatenate([raw.values, [STALE_NAN], back.values]),
+    )
+    known = begun(r, which, history(r, [raw]))
+    ends, fresh = [], []
+    for _ in range(12):
+        instant = known.origin_ms + G
+        known, found = advance(r, which, known, read_for(r, known, [marked]), instant)
+        ends.append(bool(found.ended))
+        fresh.append(found.reasons == (None,))
+    assert ends == [False] * 2 + [True] + [False] * 9
+    assert fresh == [True] * 2 + [False] * 7 + [True] * 3
+
+
 def test_a_series_that_falls_silent_is_ended_after_the_patience() -> None:
     which, r = model(), rules(patience_ms=3 * G)
     raw = sampled(line, T0 - DAY, T0 + G)
@@ -146,6 +177,33 @@ def test_series_above_the_limit_are_turned_away_and_known_ones_go_on() -> None:
     old = sampled(line, T0 - DAY, T0 + 20 * G)
     new = sampled(line, T0 - DAY, T0 + 20 * G, name="b")
     known, found = cycles(r, which, begun(r, which, history(r, [old])), [old, new], 2)
+    assert known.labels == (labels("a"),)
+    assert found[-1].over_budget == 1
+    assert found[-1].reasons == (None,)
+
+
+def test_where_every_series_is_replaced_the_new_ones_take_the_places_of_those_that_ended() -> None:
+    which, r = model(), rules(max_series=2, patience_ms=3 * G)
+    old = [sampled(line, T0 - DAY, T0 + at * G, name=name) for at, name in enumerate("ba")]
+    new = [sampled(line, T0 + G, T0 + 20 * G, name=name) for name in "cd"]
+    known = begun(r, which, history(r, old))
+    left, over_budget = [], []
+    for _ in range(6):
+        instant = known.origin_ms + G
+        known, found = advance(r, which, known, read_for(r, known, [*old, *new]), instant)
+        left.append("".join(one.get("instance") for one in known.labels))
+        over_budget.append(found.over_budget)
+    assert left == ["ab", "ab", "ab", "ab", "ac", "cd"]  # b fell silent an instant before a
+    assert over_budget == [2, 2, 2, 2, 1, 0]
+
+
+def test_a_series_that_comes_back_keeps_its_place_from_a_newcomer() -> None:
+    which, r = model(), rules(max_series=1, patience_ms=2 * G)
+    raw = sampled(line, T0 - DAY, T0 + 20 * G)
+    hole = (raw.timestamps_ms > T0) & (raw.timestamps_ms <= T0 + 5 * G)
+    holed = RawSeries(raw.labels, raw.timestamps_ms[~hole], raw.values[~hole])
+    new = sampled(line, T0 + 5 * G + 1, T0 + 20 * G, name="b")
+    known, found = cycles(r, which, begun(r, which, history(r, [raw])), [holed, new], 6)
     assert known.labels == (labels("a"),)
     assert found[-1].over_budget == 1
     assert found[-1].reasons == (None,)

@@ -1,0 +1,90 @@
+"""What a watch hands to the page, the spool and the query API."""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+
+from sidecar.config import SentinelConfig, WatchConfig
+from sidecar.publish.exposition import GaugeRules, Page, join
+from sidecar.publish.outputs import InstantOutcome, OutputRules
+from sidecar.publish.ownership import Claim, Ownership
+from sidecar.publish.paths import ForecastPaths
+from sidecar.publish.publisher import Publication, WatchPublisher
+from sidecar.series import Forecast, LabelSet
+
+T = TypeVar("T")
+SOURCES = tuple(LabelSet.of({"__name__": "x", "instance": name}) for name in "ab")
+
+
+async def at_once(function: Callable[..., T], /, *arguments: object) -> T:
+    return function(*arguments)
+
+
+def output_rules(watch: WatchConfig) -> OutputRules:
+    return OutputRules(
+        metric=watch.output_metric,
+        horizon=watch.horizon,
+        steps=watch.steps,
+        bounds=True,
+        expected=True,
+        actual="auto",
+        anomaly_score=True,
+        model_info=True,
+        version_label=False,
+        model=watch.model_name,
+    )
+
+
+def pages(watches: list[WatchConfig], *, gauge_limit: int = 2_000) -> list[Page]:
+    """Each watch's page after one cycle in which it forecast the sources it selects."""
+    config = SentinelConfig(watches=watches)
+    ownership = Ownership(
+        [Claim(one.selector, one.output_metric, one.horizon_ms) for one in config.watches]
+    )
+    found = []
+    for place, watch in enumerate(config.watches):
+        publisher = WatchPublisher(
+            watch.id,
+            output_rules(watch),
+            GaugeRules(watch.output_metric, watch.horizon, bounds=True),
+            watch.horizon_steps,
+            partial(ownership.of, place),
+            [],
+            ForecastPaths(),
+            gauge_limit,
+        )
+        sources = tuple(one for one in SOURCES if watch.selector.accepts(one))
+        path = np.full((len(sources), watch.horizon_steps), float(place))
+        forecast = Forecast(sources, 0, watch.granularity_ms, path, path, path)
+        one = np.ones(len(sources))
+        outcome = InstantOutcome(0, one, one, one, one, one, forecast)
+        versions = np.ones(len(sources), dtype=np.int64)
+        publication = Publication(sources, versions, (outcome,), ())
+        asyncio.run(publisher.publish(publication, at_once))
+        found.append(publisher.page)
+    return found
+
+
+def gauges(page: str) -> list[str]:
+    return [line.rsplit(" ", 1)[0] for line in page.splitlines() if not line.startswith("#")]
+
+
+def test_a_gauge_that_two_watches_would_show_is_on_the_page_once() -> None:
+    shown = pages(
+        [
+            WatchConfig("x", {"instance": "a"}, granularity="1m", horizon="5m"),
+            WatchConfig("x", granularity="15s", horizon="5m"),
+            WatchConfig("x", granularity="1m", horizon="10m"),
+        ]
+    )
+    names = gauges(join(shown))
+    assert len(names) == len(set(names)) == 3 * (5 + 20 + 2 * 10)
+    assert [page.series for page in shown] == [3 * 5, 3 * 20, 3 * 2 * 10]
+
+
+def test_gauges_of_another_watch_do_not_count_against_the_limit() -> None:
+    watches = [WatchConfig("x", {"instance": "a"}), WatchConfig("x")]
+    assert [page.series for page in pages(watches, gauge_limit=5)] == [15, 15]
