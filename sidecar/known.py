@@ -75,6 +75,8 @@ class Fitted:
         why_unfitted: n, why there is no new version.
         mae, centre, scale: (n,) of the validation residuals, for drift.
         n_samples: (n,) int64, instants with a value in the history.
+        shadowed: whether what served until now runs on beside it and may come back by itself;
+            not where an operator said what is to serve.
     """
 
     labels: tuple[LabelSet, ...]
@@ -89,6 +91,7 @@ class Fitted:
     centre: FloatArray
     scale: FloatArray
     n_samples: NDArray[np.int64]
+    shadowed: bool = True
 
 
 def blank_state(model: ForecastModel[S], n: int) -> S:
@@ -248,7 +251,10 @@ def adopt(model: Model, known: Known, fitted: Fitted) -> Known:
     if not keep.any():
         return known
     new, source = rows[keep], source[keep]
-    known = _shadowed(model, known, new, step_ms)
+    if fitted.shadowed:
+        known = _shadowed(model, known, new, step_ms)
+    else:
+        known = replace(known, shadow=shadow.without(known.shadow, new))
     versions = known.versions.copy()
     versions[new] = fitted.versions[source]
     return replace(

@@ -2,7 +2,7 @@
 and labels, is carried out series by series, and says of each what was done or why not.
 """
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -55,7 +55,8 @@ class Operator:
         """Queue full fits, before all but first ones; a pin ends with it."""
         done = []
         for watch, series in self._chosen(metric, labels):
-            watch.wishes.pinned.discard(series.key)
+            if series.key in watch.wishes.pinned:
+                await self._pinned(watch, series, False, who)
             self._trainer.ask(watch.watch_id, [series.key], Trigger.OPERATOR, Mode.FULL)
             done.append(Done(str(series), watch.watch_id, _version(watch, series)))
         await self._note(who, "retrain", done)
@@ -72,22 +73,13 @@ class Operator:
     ) -> list[Done]:
         """Serve an earlier version again, the predecessor where none is named."""
 
-        async def switch(watch: Watch, series: LabelSet) -> Group:
-            order = partial(
-                self._store.rollback,
-                watch.watch_id,
-                series,
-                to_version,
-                at_ms=self._now_ms(),
-                who=who,
-                pin=pin,
+        def switch(watch: Watch, series: LabelSet, version: int) -> Group:
+            at_ms = self._now_ms()
+            return self._store.rollback(
+                watch.watch_id, series, version, at_ms=at_ms, who=who, pin=pin
             )
-            group = await self._in_thread(order)
-            if pin:
-                watch.wishes.pinned.add(series.key)
-            return group
 
-        return await self._switched(metric, labels, switch)
+        return await self._switched("rollback", metric, labels, to_version, switch, pin=pin)
 
     async def promote(
         self,
@@ -97,20 +89,14 @@ class Operator:
         version: int | None = None,
         who: str = "operator",
     ) -> list[Done]:
-        """Serve a version that waits, the newest where none is named."""
+        """Serve a version that waits, the newest where none is named; a pin ends with it."""
 
-        async def switch(watch: Watch, series: LabelSet) -> Group:
-            order = partial(
-                self._store.promote,
-                watch.watch_id,
-                series,
-                version,
-                at_ms=self._now_ms(),
-                who=who,
+        def switch(watch: Watch, series: LabelSet, version: int) -> Group:
+            return self._store.promote(
+                watch.watch_id, series, version, at_ms=self._now_ms(), who=who
             )
-            return await self._in_thread(order)
 
-        return await self._switched(metric, labels, switch)
+        return await self._switched("promote", metric, labels, version, switch, pin=False)
 
     async def pin(
         self, metric: str, labels: Mapping[str, str], *, pinned: bool, who: str = "operator"
@@ -119,17 +105,28 @@ class Operator:
         done = []
         for watch, series in self._chosen(metric, labels):
             version = _version(watch, series)
-            order = partial(
-                self._store.pin, watch.watch_id, series, pinned, at_ms=self._now_ms(), who=who
-            )
             try:
-                await self._in_thread(order)
+                await self._pinned(watch, series, pinned, who)
             except SidecarError as error:
                 done.append(Done(str(series), watch.watch_id, version, version, str(error)))
                 continue
-            (watch.wishes.pinned.add if pinned else watch.wishes.pinned.discard)(series.key)
             done.append(Done(str(series), watch.watch_id, version, version))
         return done
+
+    async def _pinned(self, watch: Watch, series: LabelSet, pinned: bool, who: str) -> None:
+        order = partial(
+            self._store.pin, watch.watch_id, series, pinned, at_ms=self._now_ms(), who=who
+        )
+        await self._in_thread(order)
+        self._hold(watch, series, pinned)
+
+    def _hold(self, watch: Watch, series: LabelSet, pinned: bool) -> None:
+        """Let fits that nobody ordered wait no longer, or let them be asked for again."""
+        if pinned:
+            watch.wishes.pinned.add(series.key)
+            self._trainer.forget(watch.watch_id, [series.key])
+        else:
+            watch.wishes.pinned.discard(series.key)
 
     async def versions(self, metric: str, labels: Mapping[str, str]) -> list[dict[str, Any]]:
         """What is kept of each series, newest first, JSON-ready."""
@@ -154,20 +151,32 @@ class Operator:
 
     async def _switched(
         self,
+        what: str,
         metric: str,
         labels: Mapping[str, str],
-        switch: Callable[[Watch, LabelSet], Awaitable[Group]],
+        version: int | None,
+        switch: Callable[[Watch, LabelSet, int], Group],
+        *,
+        pin: bool,
     ) -> list[Done]:
+        """Bring the other version up to now first, then switch: what fails on the way has changed
+        nothing."""
         done = []
         for watch, series in self._chosen(metric, labels):
             before = _version(watch, series)
+            choose = partial(self._store.chosen, watch.watch_id, series, version, what=what)
             try:
-                group = await switch(watch, series)
-                await watch.put_back(group)
+                group = await self._in_thread(choose)
+                fitted = await watch.ready_to_serve(group, shadowed=what == "promote")
+                to = int(group.versions[0])
+                async with self._trainer.switching:
+                    await self._in_thread(switch, watch, series, to)
+                    self._hold(watch, series, pin)
+                    watch.put_back(fitted)
             except SidecarError as error:
                 done.append(Done(str(series), watch.watch_id, before, before, str(error)))
                 continue
-            done.append(Done(str(series), watch.watch_id, before, int(group.versions[0])))
+            done.append(Done(str(series), watch.watch_id, before, to))
         return done
 
     def _chosen(self, metric: str, labels: Mapping[str, str]) -> Iterator[tuple[Watch, LabelSet]]:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from sidecar.config import WatchConfig
-from sidecar.learning.records import AuditEntry, Group
+from sidecar.learning.records import AuditEntry, Group, Restored, Serving
 from sidecar.past import SourceReader
 from sidecar.publish.publisher import InThread
 from sidecar.series import LabelSet
@@ -22,6 +22,10 @@ class Memory(Protocol):
     ) -> None: ...
 
     def get_runtime(self, name: str) -> tuple[dict[str, NDArray[Any]], dict[str, Any]] | None: ...
+
+    def load(self, watch: str, labels: Sequence[LabelSet] | None = None) -> Restored: ...
+
+    def serving(self, watch: str) -> Mapping[str, Serving]: ...
 
     def pinned(self, watch: str) -> frozenset[LabelSet]: ...
 

@@ -78,9 +78,22 @@ class Sentinel:
         running = self._running
         return {} if running is None else dict(running.status())
 
-    def rollback(self, metric: str, labels: Mapping[str, str] | None = None) -> bool:
-        """Put the version before the active one back into service for every series that has these
-        labels; False where there is none.
+    def rollback(
+        self,
+        metric: str,
+        labels: Mapping[str, str] | None = None,
+        to_version: int | None = None,
+        *,
+        pin: bool = True,
+    ) -> bool:
+        """Put another version back into service for every series that has these labels.
+
+        Args:
+            to_version: its number; None for the version before the active one.
+            pin: whether these series are from now on fitted only when an operator asks for it.
+
+        Returns:
+            Whether it was done for any series; for one where it could not be, nothing has changed.
 
         Raises:
             SidecarError: not running.
@@ -88,7 +101,9 @@ class Sentinel:
         running = self._running
         if running is None:
             raise SidecarError("rollback needs a running sidecar: call start() first")
-        order = running.operator.rollback(metric, dict(labels or {}))
+        order = running.operator.rollback(
+            metric, dict(labels or {}), to_version=to_version, pin=pin
+        )
         done = asyncio.run_coroutine_threadsafe(order, running.loop).result()
         for one in done:
             if one.error:

@@ -57,7 +57,7 @@ def begin(
     Args:
         state: of these rows, as it served up to the instant before ``next_ms``.
     """
-    kept = None if shadow is None else _without(shadow, rows)
+    left = without(shadow, rows)
     ahead = np.array([next_ms], dtype=np.int64)
     empty = np.full((rows.size, WINDOW), np.nan)
     new = Shadow(
@@ -69,7 +69,7 @@ def begin(
         old=empty.copy(),
         age=np.zeros(rows.size, dtype=np.int64),
     )
-    return new if kept is None else _joined(kept, new)
+    return new if left is None else _joined(left, new)
 
 
 def observe(
@@ -109,6 +109,11 @@ def kept(shadow: Shadow, keep: NDArray[np.bool_]) -> Shadow | None:
     return _taken(shadow, np.flatnonzero(keep)) if keep.any() else None
 
 
+def without(shadow: Shadow | None, rows: NDArray[np.int64]) -> Shadow | None:
+    """The predecessors of other rows of the watch."""
+    return None if shadow is None else kept(shadow, ~np.isin(shadow.rows, rows))
+
+
 def renumbered(shadow: Shadow | None, new_rows: Mapping[int, int]) -> Shadow | None:
     """After rows of the watch went: old row -> new row for those that stay."""
     if shadow is None:
@@ -122,10 +127,6 @@ def renumbered(shadow: Shadow | None, new_rows: Mapping[int, int]) -> Shadow | N
 
 def _pushed(ring: FloatArray, newest: FloatArray) -> FloatArray:
     return np.concatenate([ring[:, 1:], newest[:, None]], axis=1)
-
-
-def _without(shadow: Shadow, rows: NDArray[np.int64]) -> Shadow | None:
-    return kept(shadow, ~np.isin(shadow.rows, rows))
 
 
 def _taken(shadow: Shadow, places: NDArray[np.int64]) -> Shadow:

@@ -33,25 +33,26 @@ _PLAIN = (
 )
 
 
-def recipe(
-    rules: CycleRules, model: ForecastModel[State], params: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What must be the same for a snapshot to make sense again; plain JSON."""
+def recipe(rules: CycleRules, model: ForecastModel[State]) -> dict[str, Any]:
+    """What must be the same for a snapshot or a stored version to make sense again; plain JSON."""
     return {
         "format": FORMAT,
         "granularity_ms": rules.granularity_ms,
         "horizon_steps": rules.horizon_steps,
         "transform": rules.transform,
         "model": model.name,
-        "settings": repr(model.settings),
-        "params": {name: repr(value) for name, value in sorted(params.items())},
+        "settings": model.recipe,
     }
 
 
 def pack(
-    known: Known, made_by: Mapping[str, Any]
+    known: Known, made_by: Mapping[str, Any], wishes: Mapping[str, Any]
 ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """Arrays and plain JSON that ``unpack`` turns back."""
+    """Arrays and plain JSON that ``unpack`` turns back.
+
+    Args:
+        wishes: ``FitWishes.memo``; kept beside the rest, as ``meta["wishes"]``.
+    """
     arrays: dict[str, NDArray[Any]] = {name: getattr(known, name) for name in _PLAIN}
     parts: dict[str, dict[str, NDArray[Any]]] = {
         "state": to_arrays(known.state),
@@ -66,6 +67,7 @@ def pack(
         "recipe": dict(made_by),
         "labels": [list(one.pairs) for one in known.labels],
         "origin_ms": known.origin_ms,
+        "wishes": dict(wishes),
         "why_unfitted": [None if why is None else why.value for why in known.why_unfitted],
     }
     return arrays, meta

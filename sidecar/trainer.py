@@ -7,9 +7,9 @@ delivered into service between two of its cycles.
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +18,13 @@ from sidecar.errors import SidecarError, StoreError
 from sidecar.known import Fitted, Known, blank_state
 from sidecar.learning import gate, residuals
 from sidecar.learning.gate import Gate, GateSettings, Verdicts
-from sidecar.learning.records import AuditEntry, NewVersions
+from sidecar.learning.records import AuditEntry, NewVersions, Restored
 from sidecar.learning.schedule import FitBatch, FitQueue, Mode, Trigger
 from sidecar.learning.store import VersionStore
 from sidecar.learning.training import FINETUNE, FULL, TrainingOutcome
+from sidecar.learning.warm import warm_states
 from sidecar.learning.worker import ModelSpec
-from sidecar.learning.workers import FitJob, FitPool, FitResult, FitsStopped
+from sidecar.learning.workers import FitJob, FitResult, FitsStopped
 from sidecar.models.contract import ForecastModel, State, put, take, to_arrays
 from sidecar.models.naive import NaiveModel
 from sidecar.names import Reason
@@ -52,6 +53,10 @@ class Trainee(Protocol):
     def spec(self) -> ModelSpec: ...
 
     @property
+    def recipe(self) -> Mapping[str, Any]:
+        """What a stored version must have been made by to be learned on from; plain JSON."""
+
+    @property
     def horizon_steps(self) -> int: ...
 
     @property
@@ -59,6 +64,10 @@ class Trainee(Protocol):
 
     @property
     def learned(self) -> Known: ...
+
+    @property
+    def pinned(self) -> Collection[str]:
+        """Keys of the series that only an operator has fitted."""
 
     async def history(self, series: Sequence[str]) -> SeriesBatch:
         """The training window of the series with these keys, up to the origin."""
@@ -70,11 +79,32 @@ class Trainee(Protocol):
         """Take note that nothing was fitted for these, and why."""
 
 
+class Fitter(Protocol):
+    """Trains batches elsewhere, so many at once."""
+
+    @property
+    def processes(self) -> int: ...
+
+    async def submit(self, job: FitJob) -> FitResult:
+        """Train a batch.
+
+        Raises:
+            SidecarError: it could not be tried at all.
+        """
+
+
 class VersionBook(Protocol):
     """Keeps what was learned; called in a thread."""
 
     def record(self, training: "Training") -> NDArray[np.int64]:
         """Save the promoted rows; (n,) their version numbers, 0 for rows that were refused."""
+
+    def stored(self, watch: str, labels: Sequence[LabelSet]) -> Restored:
+        """The versions of some series that serve, as they were when they had been fitted.
+
+        Raises:
+            StoreError: they cannot be read.
+        """
 
 
 class StoredVersions:
@@ -106,8 +136,12 @@ class StoredVersions:
             )
             for row in kept.tolist():
                 key = training.batch.watch, training.labels[row]
-                numbers[row] = self._unsaved[key] = self._unsaved.get(key, 0) + 1
+                before = max(self._unsaved.get(key, 0), int(training.serving[row]))
+                numbers[row] = self._unsaved[key] = before + 1
         return numbers
+
+    def stored(self, watch: str, labels: Sequence[LabelSet]) -> Restored:
+        return self._store.load(watch, labels)
 
     def _entry(
         self, training: "Training", kept: NDArray[np.int64], serves: NDArray[np.bool_]
@@ -117,8 +151,8 @@ class StoredVersions:
         return NewVersions(
             watch=batch.watch,
             model=training.model.name,
-            settings=dict(training.spec.params),
-            policy=FINETUNE if batch.mode is Mode.FINETUNE else FULL,
+            settings=training.recipe,
+            policy=tuple(np.where(outcome.tuned[kept], FINETUNE, FULL).tolist()),
             trained_at_ms=self._now_ms(),
             labels=tuple(training.labels[row] for row in kept),
             arrays=to_arrays(take(outcome.state, kept)),
@@ -152,18 +186,20 @@ class Training:
         batch: what asked for it, and how.
         labels: n.
         end_ms: the newest instant learned from.
+        recipe: what the versions are stored with as their settings.
         outcome: the figures and the state.
         verdicts: what the gate said of each.
-        drift: (n,) how many times its own error a series made when it asked; NaN if it did not.
+        serving: (n,) int64, the versions that serve; 0 = none.
     """
 
     batch: FitBatch
     model: ForecastModel[State]
-    spec: ModelSpec
+    recipe: Mapping[str, Any]
     labels: tuple[LabelSet, ...]
     end_ms: int
     outcome: TrainingOutcome
     verdicts: Verdicts
+    serving: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,11 +219,15 @@ class Trainer:
     Args:
         now_ms: the clock, for the queue's budget.
         note: told of every batch, for metrics.
+
+    Attributes:
+        switching: held by whoever changes which version serves, from the record to the hand-over,
+            so that the store and what is served cannot come to differ.
     """
 
     def __init__(
         self,
-        pool: FitPool,
+        pool: Fitter,
         queue: FitQueue,
         book: VersionBook,
         in_thread: InThread,
@@ -200,12 +240,17 @@ class Trainer:
         self._in_thread = in_thread
         self._now_ms = now_ms
         self._note = note
+        self.switching = asyncio.Lock()
         self._trainees: dict[str, Trainee] = {}
         self._asked = asyncio.Event()
         self._running: set[asyncio.Task[None]] = set()
 
     def enrol(self, trainee: Trainee) -> None:
         self._trainees[trainee.watch_id] = trainee
+
+    def forget(self, watch_id: str, series: Sequence[str]) -> None:
+        """Take some series of a watch out of the queue; what is under way goes on."""
+        self._queue.drop(watch_id, series)
 
     def dismiss(self, watch_id: str) -> None:
         self._trainees.pop(watch_id, None)
@@ -273,8 +318,11 @@ class Trainer:
         history = await trainee.history(batch.series)
         if not history.labels:
             return
-        result = await self._pool.submit(_job(trainee, batch, history))
-        fitted, note = await self._in_thread(self._judged, trainee, batch, history, result)
+        warm = await self._in_thread(self._warm, trainee, batch, history.labels)
+        result = await self._pool.submit(_job(trainee, batch, history, warm))
+        async with self.switching:
+            fitted, note = await self._in_thread(self._judged, trainee, batch, history, result)
+            trainee.deliver(fitted)
         self._note(note)
         log.info(
             "watch %s: %d series fitted with %s (%s, %s) in %.1f s: %s",
@@ -286,7 +334,18 @@ class Trainer:
             note.seconds,
             ", ".join(f"{count} {result}" for result, count in sorted(note.results.items())),
         )
-        trainee.deliver(fitted)
+
+    def _warm(self, trainee: Trainee, batch: FitBatch, labels: Sequence[LabelSet]) -> State | None:
+        """What a finetune learns on from: the versions as they were stored, since the states that
+        serve have seen the instants that it is to be judged on."""
+        if batch.mode is not Mode.FINETUNE:
+            return None
+        try:
+            restored = self._book.stored(batch.watch, labels)
+        except StoreError as error:
+            log.warning("watch %s: finetunes become full fits: %s", trainee.title, error)
+            return None
+        return warm_states(restored, trainee.model, trainee.recipe, labels)
 
     def _judged(
         self, trainee: Trainee, batch: FitBatch, history: SeriesBatch, result: FitResult
@@ -342,20 +401,24 @@ class Trainer:
         met = np.flatnonzero(places >= 0)
         recorded = residuals.live_residuals(known.tracker, outcome.instants_ms)
         live[met] = recorded[places[met]]
-        serving = np.zeros(len(labels), dtype=np.bool_)
-        serving[met] = known.versions[places[met]] > 0
-        verdicts = gate.decide(outcome, live, serving, trainee.gate)
+        serving = np.zeros(len(labels), dtype=np.int64)
+        serving[met] = known.versions[places[met]]
+        held = batch.trigger is not Trigger.OPERATOR
+        pinned = np.array([held and one.key in trainee.pinned for one in labels], dtype=np.bool_)
+        verdicts = gate.decide(outcome, live, serving > 0, trainee.gate, pinned)
         return Training(
-            batch, trainee.model, trainee.spec, labels, history.grid.end_ms, outcome, verdicts
+            batch=batch,
+            model=trainee.model,
+            recipe=trainee.recipe,
+            labels=labels,
+            end_ms=history.grid.end_ms,
+            outcome=outcome,
+            verdicts=verdicts,
+            serving=serving,
         )
 
 
-def _job(trainee: Trainee, batch: FitBatch, history: SeriesBatch) -> FitJob:
-    warm = None
-    if batch.mode is Mode.FINETUNE:
-        at = index_by_labels(trainee.learned.labels)
-        rows = np.array([at[one] for one in history.labels], dtype=np.int64)
-        warm = take(trainee.learned.state, rows)
+def _job(trainee: Trainee, batch: FitBatch, history: SeriesBatch, warm: State | None) -> FitJob:
     return FitJob(
         spec=trainee.spec,
         state_type=trainee.model.state_type,

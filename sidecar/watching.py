@@ -11,12 +11,13 @@ instants since then are replayed, so that ``expected`` has no hole and nothing i
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from functools import cached_property, partial
-from typing import Final
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from typing import Any, Final
 
 import numpy as np
 
+from sidecar.beginning import Beginning
 from sidecar.config import WatchConfig
 from sidecar.cycle import (
     Advance,
@@ -26,7 +27,7 @@ from sidecar.cycle import (
 )
 from sidecar.duration import format_duration
 from sidecar.errors import DataError, SidecarError, StoreError
-from sidecar.known import Fitted, Known, adopt, begin
+from sidecar.known import Fitted, Known, adopt
 from sidecar.learning.gate import GateSettings
 from sidecar.learning.records import Group
 from sidecar.learning.schedule import Cron, Mode, Trigger, spread_ms
@@ -34,29 +35,21 @@ from sidecar.learning.worker import ModelSpec
 from sidecar.models.contract import ForecastModel, State, from_arrays, take
 from sidecar.models.registry import ModelContext, build
 from sidecar.names import Reason
-from sidecar.past import Past, SourceReader, rows_of
+from sidecar.past import rows_of
 from sidecar.ports import CycleNote, Ports
 from sidecar.publish.publisher import WatchPublisher
 from sidecar.quality import Quality, quality_of
 from sidecar.remote.backoff import BackoffSettings, delay_s
-from sidecar.rules import make_rules
+from sidecar.resume import as_fitted
 from sidecar.series import (
-    LabelSet,
-    RawSeries,
     SeriesBatch,
     index_by_labels,
 )
-from sidecar.snapshot import pack, recipe, unpack
+from sidecar.snapshot import pack
 from sidecar.wishes import FitWishes
 
 log = logging.getLogger(__name__)
 
-# A stock receiver takes samples that are up to an hour behind its newest; five minutes are margin.
-RECEIVER_WINDOW_MS: Final = 55 * 60_000
-# How many of the newest instants stay at hand, so that a fit can catch up with those that came
-# while it ran: five minutes at one second, an hour at one minute.
-LEAST_AT_HAND: Final = 60
-AT_HAND_MS: Final = 300_000
 SAVE_EVERY_MS: Final = 60_000
 # A cycle that went as the one before it is logged at most so often.
 SAY_EVERY_MS: Final = 60_000
@@ -69,6 +62,9 @@ class Watch:
     Args:
         publisher: where its output goes.
         timezone: whose clock cron and daily patterns follow.
+
+    Attributes:
+        recipe: what makes its states what they are; empty until it has begun.
     """
 
     def __init__(
@@ -94,6 +90,8 @@ class Watch:
             partial(ports.trainer.ask, config.id),
             ports.now_ms,
         )
+        self.recipe: Mapping[str, Any] = {}
+        self._beginning = Beginning(config, self.model, self.gate, publisher, ports, self.title)
         self._rules: CycleRules | None = None
         self._first_history: SeriesBatch | None = None
         self._first: set[str] = set()
@@ -115,6 +113,10 @@ class Watch:
         return self.config.horizon_steps
 
     @property
+    def pinned(self) -> Collection[str]:
+        return self.wishes.pinned
+
+    @property
     def learned(self) -> Known:
         assert self.known is not None, "the trainer only knows watches that have begun"
         return self.known
@@ -126,7 +128,9 @@ class Watch:
         labels = [one for one in known.labels if one.key in wanted]
         held = self._first_history
         if held is None or held.grid.end_ms != known.origin_ms or not wanted <= self._first:
-            held = await self._past.of_series(rules, labels, known.origin_ms, len(known.labels))
+            held = await self._beginning.past.of_series(
+                rules, labels, known.origin_ms, len(known.labels)
+            )
         return await self._ports.in_thread(rows_of, held, labels)
 
     def deliver(self, fitted: Fitted) -> None:
@@ -135,6 +139,10 @@ class Watch:
         self.wishes.granted(fitted)
         self._first.difference_update(one.key for one in fitted.labels)
         self._wake_when_first_done()
+
+    def put_back(self, fitted: Fitted) -> None:
+        """Called for the operator; put into service before the next cycle, after what waits."""
+        self._fitted.append(fitted)
 
     def failed(self, series: Sequence[str], error: Exception) -> None:
         """Called by the trainer: nothing was fitted for these, and it is worth another try."""
@@ -148,20 +156,23 @@ class Watch:
             self._first_history = None
             self._first_done.set()
 
-    async def put_back(self, group: Group) -> None:
-        """Serve a version that was stored, after the instants since its fit are absorbed.
+    async def ready_to_serve(self, group: Group, *, shadowed: bool) -> Fitted:
+        """A version that was stored, with the instants since its fit absorbed; for ``put_back``.
+
+        Args:
+            shadowed: whether it may be replaced again by itself, should it do worse.
 
         Raises:
-            DataError: it is older than the training window, or of another model.
+            DataError: it is older than the training window, or of another recipe.
             RemoteError: what came since then cannot be read.
         """
         known, rules = self._learned
         labels = group.labels[0]
-        if group.model != self.model.name:
+        if group.model != self.model.name or group.settings != self.recipe:
             raise DataError(
                 Reason.FIT_FAILED,
-                f"{labels}: the version is a {group.model}, the watch now asks for "
-                f"{self.model.name}: retrain it, or put the model back in the configuration",
+                f"{labels}: the version was learned with other settings ({group.model}) than the "
+                f"watch has now ({self.model.name}): retrain it, or put the settings back",
             )
         state = from_arrays(self.model.state_type, group.arrays)
         step_ms, since_ms = rules.granularity_ms, int(state.last_ms[0])
@@ -171,28 +182,21 @@ class Watch:
                 Reason.GAP, f"{labels}: the version is older than the training window: retrain it"
             )
         if missed > 0:
-            past = await self._past.of_series(rules, [labels], known.origin_ms, 1)
+            past = await self._beginning.past.of_series(rules, [labels], known.origin_ms, 1)
             instants = since_ms + step_ms * np.arange(1, missed + 1, dtype=np.int64)
             values = np.full((1, missed), np.nan)
-            values[:, -past.grid.size :] = past.values[:, -missed:]
+            if past.labels:
+                values[:, -past.grid.size :] = past.values[:, -missed:]
             state = await self._ports.in_thread(self.model.update, state, instants, values)
         row = np.array([index_by_labels(known.labels)[labels]], dtype=np.int64)
-        nothing = np.full(1, np.nan)
-        self._fitted.append(
-            Fitted(
-                labels=(labels,),
-                end_ms=known.origin_ms,
-                state=state,
-                naive=take(known.naive, row),
-                promoted=np.ones(1, dtype=np.bool_),
-                serves_naive=np.zeros(1, dtype=np.bool_),
-                versions=group.versions,
-                why_unfitted=(None,),
-                mae=group.mae,
-                centre=nothing,
-                scale=nothing,
-                n_samples=np.zeros(1, dtype=np.int64),
-            )
+        return as_fitted(
+            (labels,),
+            known.origin_ms,
+            state,
+            take(known.naive, row),
+            group.versions,
+            group.mae,
+            shadowed=shadowed,
         )
 
     # Its life
@@ -272,7 +276,7 @@ class Watch:
             self.model,
             known,
             instant_ms,
-            self._reader,
+            self._beginning.reader,
             self._ports.in_thread,
             self.publisher,
         )
@@ -283,50 +287,29 @@ class Watch:
         await self._save()
         return result
 
-    @cached_property
-    def _reader(self) -> SourceReader:
-        """Chosen when first needed: by then it is known what the server serves."""
-        return self._ports.reader_for(self.config)
-
-    @cached_property
-    def _past(self) -> Past:
-        return Past(
-            self._reader,
-            self._ports.in_thread,
-            self.config.training_window_ms,
-            self.model.longest_fit,
-        )
-
     async def _begun(self, instant_ms: int) -> bool:
-        """Find the series, read their past, and wait for their first fit; False if there are none.
+        """Begin, and wait for the first fits where nothing serves yet; False without any series.
 
         Raises:
             RemoteError: reading failed; the next turn begins again.
         """
-        found = await self._found(instant_ms)
-        if not found:
+        begun = await self._beginning.begun(instant_ms)
+        if begun is None:
             return False
-        self._rules = rules = await self._ruled(found)
-        self.publisher.transformed(rules.transform)
         await self._read_pins()
-        if await self._remembered(rules, instant_ms):
-            return True
-        labels = sorted(one.labels for one in found)[: rules.max_series]
-        end_ms = await self._history_end_ms(labels, instant_ms)
-        history = await self._past.of_selector(rules, self.config.selector, end_ms, len(labels))
-        if not history.labels:
-            return False
-        history = await self._ports.in_thread(rows_of, history, history.labels[: rules.max_series])
-        width = max(LEAST_AT_HAND, self.config.n_lags, AT_HAND_MS // rules.granularity_ms)
-        self.known = await self._ports.in_thread(
-            begin, self.model, history, width, self.config.horizon_steps
-        )
-        self._first_history = history
-        self._first = {one.key for one in history.labels}
-        self._first_done.clear()
+        self.wishes.recall(begun.wishes, begun.last_fit_ms)
+        self._rules, self.recipe = begun.rules, begun.recipe
+        self.known = begun.known
+        self._first = {one.key for one in begun.lacking}
+        self._first_history = begun.history if self._first else None
         self._ports.trainer.enrol(self)
-        self._ports.trainer.ask(self.watch_id, sorted(self._first), Trigger.FIRST, Mode.FULL)
-        await self._first_done.wait()
+        self._first_done.clear()
+        for trigger, outdated in ((Trigger.FIRST, False), (Trigger.CONFIG, True)):
+            keys = [one.key for one in begun.lacking if (one in begun.outdated) is outdated]
+            if keys:
+                self._ports.trainer.ask(self.watch_id, sorted(keys), trigger, Mode.FULL)
+        if self._first and not begun.serving:
+            await self._first_done.wait()
         return True
 
     async def _read_pins(self) -> None:
@@ -337,65 +320,19 @@ class Watch:
             return
         self.wishes.pinned = {one.key for one in pins}
 
-    async def _remembered(self, rules: CycleRules, instant_ms: int) -> bool:
-        """Go on from what an earlier run left, if it is of this recipe and not too long ago."""
-        try:
-            kept = await self._ports.in_thread(self._ports.memory.get_runtime, self.watch_id)
-            if kept is None:
-                return False
-            made_by = recipe(rules, self.model, self.config.model_params)
-            known = await self._ports.in_thread(unpack, *kept, self.model, made_by)
-        except StoreError as error:
-            log.warning("watch %s begins anew: %s", self.title, error)
-            return False
-        if known is None:
-            log.info("watch %s has another recipe now and begins anew", self.title)
-            return False
-        if not 0 <= instant_ms - known.origin_ms <= RECEIVER_WINDOW_MS:
-            return False
-        self.known = known
-        self._saved_ms = self._ports.now_ms()
-        self._ports.trainer.enrol(self)
-        log.info("watch %s goes on with %d series as it was left", self.title, len(known.labels))
-        return True
-
     async def _save(self) -> None:
         """Now and then: sum up how it goes, and keep what is known for a restart."""
         now_ms = self._ports.now_ms()
         if now_ms - self._saved_ms < SAVE_EVERY_MS:
             return
         self._saved_ms = now_ms
-        known, rules = self._learned
+        known, _ = self._learned
         self.quality = await self._ports.in_thread(quality_of, known)
-        made_by = recipe(rules, self.model, self.config.model_params)
         try:
-            arrays, meta = await self._ports.in_thread(pack, known, made_by)
+            arrays, meta = await self._ports.in_thread(pack, known, self.recipe, self.wishes.memo())
             await self._ports.in_thread(self._ports.memory.put_runtime, self.watch_id, arrays, meta)
         except StoreError as error:
             log.warning("watch %s: not kept for a restart: %s", self.title, error)
-
-    async def _found(self, instant_ms: int) -> list[RawSeries]:
-        """What the selector matches at present."""
-        reach_ms = max(self._ports.lookback_delta_ms(), 3 * self.config.granularity_ms)
-        now_ms = self._ports.now_ms()
-        raw = await self._reader.read(
-            self.config.selector, min(instant_ms, now_ms) - reach_ms, now_ms
-        )
-        return [one for one in raw if one.timestamps_ms.size]
-
-    async def _ruled(self, found: Sequence[RawSeries]) -> CycleRules:
-        """The rules, with what only the data can tell."""
-        kind = None
-        if self.config.transform == "auto" and not self.config.expr:
-            kind = await self._ports.kind_of(self.config.metric)
-        return make_rules(self.config, found, kind, self._ports.lookback_delta_ms(), self.gate)
-
-    async def _history_end_ms(self, labels: Sequence[LabelSet], instant_ms: int) -> int:
-        """Where the history ends: at what was written last, if the rest can still be caught up."""
-        written = await self._ports.written_until_ms(self.publisher.outputs_of(labels))
-        if written is None or not 0 <= instant_ms - written <= RECEIVER_WINDOW_MS:
-            return instant_ms
-        return written // self.config.granularity_ms * self.config.granularity_ms
 
     # Between two cycles
 
@@ -411,8 +348,26 @@ class Watch:
                 log.warning("watch %s: a fit came too late: %s", self.title, error)
 
     async def _record_rollbacks(self, result: Advance) -> None:
-        """Write down that promotions were undone because they turned out worse."""
+        """Write down that promotions were undone because they turned out worse.
+
+        Where a newer version was recorded meanwhile and waits to serve, it has been replaced
+        already.
+        """
+        if not result.rolled_back:
+            return
+        async with self._ports.trainer.switching:
+            await self._switch_back(result)
+
+    async def _switch_back(self, result: Advance) -> None:
+        replaced = {
+            one
+            for fitted in self._fitted
+            for one, promoted in zip(fitted.labels, fitted.promoted, strict=True)
+            if promoted
+        }
         for labels, old, new in result.rolled_back:
+            if labels in replaced:
+                continue
             log.warning(
                 "watch %s: v%d of %s did worse than v%d, which serves again",
                 self.title,

@@ -8,9 +8,9 @@
 Pinned series are left alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from sidecar.cycle import Advance
 from sidecar.known import Fitted, Known
 from sidecar.learning import drift
 from sidecar.learning.drift import DriftSettings, Severity
-from sidecar.learning.schedule import Cron, CronTrigger, Mode, Trigger, spread_ms
+from sidecar.learning.schedule import Cron, CronTrigger, Mode, Slot, Trigger, spread_ms
 from sidecar.names import Reason
 
 # How long a fit that went wrong, rather than lacked data, waits for its next try.
@@ -71,6 +71,30 @@ class FitWishes:
                 self._retry_ms.pop(one.key, None)
             else:
                 self._retry_ms[one.key] = now_ms + self._pause_ms(fitted, row)
+
+    def memo(self) -> dict[str, Any]:
+        """What to remember over a restart, plain JSON; for ``recall``."""
+        slot = self._cron.last
+        return {
+            "cron": None if slot is None else [slot.id, slot.due_ms],
+            "last_fit_ms": self.last_fit_ms,
+        }
+
+    def recall(self, memo: Mapping[str, Any], last_fit_ms: Mapping[str, int]) -> None:
+        """Go on from the memo of an earlier run: the slots missed since then run once.
+
+        Args:
+            memo: empty where there was none.
+            last_fit_ms: by key, what is known of the fits otherwise.
+
+        Raises:
+            ValueError, TypeError: not what ``memo`` gave.
+        """
+        remembered = {str(key): int(at_ms) for key, at_ms in memo.get("last_fit_ms", {}).items()}
+        self.last_fit_ms = {**last_fit_ms, **remembered}
+        if slot := memo.get("cron"):
+            name, due_ms = slot
+            self._cron.last = Slot(str(name), int(due_ms))
 
     def put_off(self, series: Sequence[str]) -> None:
         """Nothing was fitted for these, through no fault of theirs."""

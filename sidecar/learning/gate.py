@@ -40,6 +40,7 @@ class Gate(StrEnum):
     REJECTED_NON_FINITE = "rejected_non_finite"
     REJECTED_WORSE = "rejected_worse"
     REJECTED_UNVALIDATED = "rejected_unvalidated"
+    REJECTED_PINNED = "rejected_pinned"
     SHADOW_WATCHING = "shadow_watching"
     SHADOW_KEPT = "shadow_kept"
     SHADOW_ROLLED_BACK = "shadow_rolled_back"
@@ -87,6 +88,7 @@ def decide(
     live: FloatArray,
     serving: BoolArray,
     settings: GateSettings,
+    pinned: BoolArray | None = None,
 ) -> Verdicts:
     """Which candidates may serve.
 
@@ -98,6 +100,8 @@ def decide(
             (``residuals.live_residuals``); NaN where none.
         serving: (N,) whether the series has a version now. One without takes any candidate that is
             finite; one with takes a candidate that could not be compared only if it was validated.
+        pinned: (N,) whether an operator has pinned the series since the fit was asked for: then
+            what serves stays, whatever the candidate is worth.
     """
     both = np.isfinite(outcome.residuals) & np.isfinite(live)
     common = both.sum(axis=1)
@@ -117,6 +121,8 @@ def decide(
     if not settings.auto_promote:
         passed = (codes == Gate.PROMOTED) | (codes == Gate.PROMOTED_NAIVE)
         codes[serving & passed] = Gate.WAITING
+    if pinned is not None:
+        codes[serving & pinned] = Gate.REJECTED_PINNED
     for row, reason in enumerate(outcome.reasons):
         if reason:
             non_finite = reason == Reason.NON_FINITE

@@ -259,6 +259,30 @@ def _states(arrays: Arrays, of: Sequence[VersionRow]) -> Arrays:
     return {name: array[places] for name, array in arrays.items() if name not in (KEYS, VERSIONS)}
 
 
+def chosen(
+    connection: sqlite3.Connection, watch: str, labels: LabelSet, version: int | None, what: str
+) -> Group:
+    """See ``VersionStore.chosen``."""
+    return _chosen(connection, watch, labels, version, what)[2]
+
+
+def _chosen(
+    connection: sqlite3.Connection, watch: str, labels: LabelSet, version: int | None, what: str
+) -> tuple[VersionRow | None, VersionRow, Group]:
+    """The version that serves, the one that is meant, and its state.
+
+    Raises:
+        StoreError: there is none such, or it does not verify.
+    """
+    kept = rows.one_series(connection, watch, labels)
+    active = next((row for row in kept if row.status == ACTIVE), None)
+    target = _target(labels, kept, active, version, what)
+    arrays = read_states(connection, target.blob)
+    if target.status == DAMAGED or not belongs(target, arrays):
+        raise StoreError(f"{labels} v{target.version} does not verify, so it cannot serve")
+    return active, target, _Piece([target], [labels], _states(arrays, [target])).finished()
+
+
 def switch(
     connection: sqlite3.Connection,
     watch: str,
@@ -267,21 +291,16 @@ def switch(
     what: str,
     who: str,
     at_ms: int,
-    pin: bool | None,
+    pin: bool,
 ) -> Group:
     """See ``VersionStore.rollback`` and ``promote``; inside the caller's transaction."""
-    kept = rows.one_series(connection, watch, labels)
-    active = next((row for row in kept if row.status == ACTIVE), None)
-    target = _target(labels, kept, active, version, what)
-    arrays = read_states(connection, target.blob)
-    if target.status == DAMAGED or not belongs(target, arrays):
-        raise StoreError(f"{labels} v{target.version} does not verify, so it cannot serve")
+    active, target, group = _chosen(connection, watch, labels, version, what)
     if active is not None:
         after = ROLLED_BACK if what == "rollback" else RETIRED
         rows.restate(connection, [active], after)
     rows.restate(connection, [target], ACTIVE)
     connection.execute(
-        "UPDATE series SET predecessor = ?, pinned = coalesce(?, pinned) WHERE id = ?",
+        "UPDATE series SET predecessor = ?, pinned = ? WHERE id = ?",
         (active and active.version, pin, target.series),
     )
     entry = AuditEntry(
@@ -292,10 +311,10 @@ def switch(
         watch,
         active and active.version,
         target.version,
-        {"pinned": bool(pin)} if pin is not None else None,
+        {"pinned": pin},
     )
     audit.append(connection, [entry])
-    return _Piece([target], [labels], _states(arrays, [target])).finished()
+    return group
 
 
 def _target(

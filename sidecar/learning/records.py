@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ class NewVersions:
 
     Attributes:
         model, settings: what builds the model again; settings plain JSON.
-        policy: ``full_retrain`` or ``finetune``.
+        policy: N, ``full_retrain`` or ``finetune``: what was done, not what was asked for.
         arrays: the state by field name, every array with N first.
         cause: N, why each was fitted: first, operator, config, drift, cron.
         gate: N, the gate's code.
@@ -38,7 +38,7 @@ class NewVersions:
     watch: str
     model: str
     settings: Mapping[str, Any]
-    policy: str
+    policy: tuple[str, ...]
     trained_at_ms: int
     labels: tuple[LabelSet, ...]
     arrays: Mapping[str, NDArray[Any]]
@@ -62,6 +62,7 @@ class NewVersions:
 
 
 _PER_SERIES: Final = (
+    "policy",
     "cause",
     "gate",
     "active",
@@ -139,6 +140,13 @@ class Restored:
     pinned: frozenset[LabelSet]
     lost: frozenset[LabelSet]
     notes: tuple[str, ...]
+
+
+class Serving(NamedTuple):
+    """Which version of a series serves, and which number will be given next."""
+
+    active: int
+    next_version: int
 
 
 @dataclass(frozen=True, slots=True)

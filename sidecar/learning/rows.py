@@ -18,6 +18,7 @@ from sidecar.learning.records import (
     RETIRED,
     AuditEntry,
     NewVersions,
+    Serving,
     VersionRecord,
     labels_from_text,
     labels_to_text,
@@ -136,6 +137,16 @@ def admitted(
     return [known[one.key] for one in labels]
 
 
+def serving(connection: sqlite3.Connection, watch: str) -> dict[str, Serving]:
+    """See ``VersionStore.serving``."""
+    found = connection.execute(
+        "SELECT s.key, v.version, s.next_version FROM series s JOIN versions v ON v.series = s.id "
+        "WHERE s.watch = ? AND v.status = 'active'",
+        (watch,),
+    )
+    return {key: Serving(*numbers) for key, *numbers in found}
+
+
 def put_states(
     connection: sqlite3.Connection, new: NewVersions, numbers: NDArray[np.int64]
 ) -> tuple[int, str]:
@@ -182,7 +193,7 @@ def insert_versions(
             blob=blob,
             place=place,
             trained_at_ms=new.trained_at_ms,
-            policy=new.policy,
+            policy=new.policy[place],
             cause=new.cause[place],
             gate=new.gate[place],
             drift=number(new.drift[place]),

@@ -19,7 +19,14 @@ from numpy.typing import NDArray
 from sidecar.errors import StoreError
 from sidecar.learning import audit, loading, rows, runtime
 from sidecar.learning.database import Database, StoreLocked
-from sidecar.learning.records import AuditEntry, Group, NewVersions, Restored, VersionRecord
+from sidecar.learning.records import (
+    AuditEntry,
+    Group,
+    NewVersions,
+    Restored,
+    Serving,
+    VersionRecord,
+)
 from sidecar.series import LabelSet
 
 __all__ = [
@@ -27,6 +34,7 @@ __all__ = [
     "Group",
     "NewVersions",
     "Restored",
+    "Serving",
     "StoreLocked",
     "VersionRecord",
     "VersionStore",
@@ -127,6 +135,17 @@ class VersionStore:
                 raise
             return work()
 
+    def chosen(
+        self, watch: str, labels: LabelSet, version: int | None = None, *, what: str = "rollback"
+    ) -> Group:
+        """The version that ``rollback`` (or ``promote``) would let serve, verified; no change.
+
+        Raises:
+            StoreError: there is none such, or it does not verify.
+        """
+        with self._guard, self._database.reading() as connection:
+            return loading.chosen(connection, watch, labels, version, what)
+
     def rollback(
         self,
         watch: str,
@@ -162,10 +181,12 @@ class VersionStore:
     ) -> Group:
         """Let a version that waits for the operator serve; None for the newest that does.
 
+        A pin ends with it.
+
         Raises:
             StoreError: none waits, there is no such version, or it does not verify.
         """
-        return self._switch(watch, labels, version, "promote", who, at_ms, None)
+        return self._switch(watch, labels, version, "promote", who, at_ms, False)
 
     def _switch(
         self,
@@ -175,7 +196,7 @@ class VersionStore:
         what: str,
         who: str,
         at_ms: int,
-        pin: bool | None,
+        pin: bool,
     ) -> Group:
         with self._guard, self._database.transaction() as connection:
             return loading.switch(connection, watch, labels, version, what, who, at_ms, pin)
@@ -199,6 +220,15 @@ class VersionStore:
         """
         with self._guard, self._database.reading() as connection:
             return frozenset(rows.pinned(connection, watch))
+
+    def serving(self, watch: str) -> dict[str, Serving]:
+        """Which version of each series serves, by the series' key; nothing is verified.
+
+        Raises:
+            StoreError: the file cannot be read.
+        """
+        with self._guard, self._database.reading() as connection:
+            return rows.serving(connection, watch)
 
     def versions(self, watch: str, labels: LabelSet) -> list[VersionRecord]:
         """What is kept of a series, newest first; empty where nothing is.

@@ -57,6 +57,7 @@ class TrainingOutcome:
         leads: the leads of ``lead_mae``.
         lead_mae: (N, L).
         n_samples: (N,) int64, instants with a value that the served fit learned from.
+        tuned: (N,) bool, learned on from its warm state; the others were fitted anew.
     """
 
     state: State
@@ -74,6 +75,7 @@ class TrainingOutcome:
     leads: tuple[int, ...]
     lead_mae: FloatArray
     n_samples: NDArray[np.int64]
+    tuned: NDArray[np.bool_]
 
     @property
     def fitted(self) -> NDArray[np.bool_]:
@@ -153,6 +155,7 @@ def train(
         leads=leads,
         lead_mae=lead_mae,
         n_samples=values.sum(axis=1),
+        tuned=tuned,
     )
 
 
@@ -347,6 +350,7 @@ _PER_SERIES = (
     "scale",
     "lead_mae",
     "n_samples",
+    "tuned",
 )
 
 

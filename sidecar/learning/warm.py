@@ -1,6 +1,7 @@
 """Stored versions as the states that a finetune starts from."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,21 +20,25 @@ from sidecar.series import LabelSet, index_by_labels
 
 
 def warm_states(
-    restored: Restored, model: ForecastModel[S], labels: Sequence[LabelSet]
+    restored: Restored,
+    model: ForecastModel[S],
+    recipe: Mapping[str, Any],
+    labels: Sequence[LabelSet],
 ) -> S | None:
     """The states of some series as their serving versions were stored, rows as ``labels``.
 
     They stand where their training ended, before the instants that a finetune is judged on. A
-    series without one (or with that of another model) gets a row whose sigma is NaN, which
-    ``training.train`` fits anew; None where that is so for all, or the model's settings changed.
+    series without one (or with that of another recipe) gets a row whose sigma is NaN, which
+    ``training.train`` fits anew; None where that is so for all.
 
     Args:
         restored: what ``VersionStore.load(watch, labels)`` gave.
+        recipe: what versions of today are stored with as their settings (``snapshot.recipe``).
     """
     parts, rows, place = [], [], index_by_labels(labels)
     for group in restored.groups:
         known = [row for row, one in enumerate(group.labels) if one in place]
-        state = _state(group, model)
+        state = _state(group, model) if group.settings == recipe else None
         if state is not None and known:
             parts.append(take(state, np.array(known, dtype=np.int64)))
             rows += [place[group.labels[row]] for row in known]

@@ -82,6 +82,11 @@ class ForecastModel(ABC, Generic[S]):
         """How many of the newest instants a fit looks at; more history is not read for it."""
         return 1_440
 
+    @property
+    def recipe(self) -> str:
+        """Every setting that shapes its states: one of another recipe is no start for this one."""
+        return repr(self.settings)
+
     @abstractmethod
     def fit(self, t_ms: TimeArray, y: FloatArray) -> S:
         """Learn anew.

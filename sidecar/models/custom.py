@@ -93,6 +93,11 @@ class CustomModel(ForecastModel[CustomState]):
             raise ValueError(f"{self.model.__name__}(...) raised {_said(error)}") from error
 
     @property
+    def recipe(self) -> str:
+        params = {name: repr(value) for name, value in sorted(self.params.items())}
+        return f"{params}, n_lags={self.n_lags}, timezone={self.timezone!r}"
+
+    @property
     def min_instants(self) -> int:
         return self.n_lags + 2
 

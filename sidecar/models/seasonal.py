@@ -130,6 +130,10 @@ class SeasonalModel(ForecastModel[SeasonalState]):
         return _made, (self.base, self.settings)
 
     @property
+    def recipe(self) -> str:
+        return f"{self.settings!r}, {self.base.recipe}"
+
+    @property
     def min_instants(self) -> int:
         return self.base.min_instants
 

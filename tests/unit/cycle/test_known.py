@@ -35,8 +35,8 @@ RAW = [sampled(wave, T0 - DAY, T0 + 30 * G, name=name) for name in ("a", "b")]
 def test_a_watch_goes_on_after_a_restart_as_if_there_had_been_none(name: str) -> None:
     which, r = model(name), rules()
     known, _ = cycles(r, which, begun(r, which, history(r, RAW)), RAW, 5)
-    arrays, meta = pack(known, recipe(r, which, {}))
-    again = unpack(arrays, meta, model(name), recipe(r, which, {}))
+    arrays, meta = pack(known, recipe(r, which), {})
+    again = unpack(arrays, meta, model(name), recipe(r, which))
     assert again is not None
     _, before = advance(r, which, known, RAW, T0 + 8 * G)
     _, after = advance(r, which, again, RAW, T0 + 8 * G)
@@ -47,14 +47,14 @@ def test_a_watch_goes_on_after_a_restart_as_if_there_had_been_none(name: str) ->
 
 def test_another_recipe_does_not_read_a_snapshot() -> None:
     which, r = model("linear"), rules()
-    arrays, meta = pack(begun(r, which, history(r, RAW)), recipe(r, which, {}))
-    assert unpack(arrays, meta, which, recipe(rules(horizon_steps=6), which, {})) is None
-    assert unpack(arrays, meta, model("sgd"), recipe(r, model("sgd"), {})) is None
+    arrays, meta = pack(begun(r, which, history(r, RAW)), recipe(r, which), {})
+    assert unpack(arrays, meta, which, recipe(rules(horizon_steps=6), which)) is None
+    assert unpack(arrays, meta, model("sgd"), recipe(r, model("sgd"))) is None
 
 
 def test_a_snapshot_that_lacks_something_is_refused() -> None:
     which, r = model("linear"), rules()
-    arrays, meta = pack(begun(r, which, history(r, RAW)), recipe(r, which, {}))
+    arrays, meta = pack(begun(r, which, history(r, RAW)), recipe(r, which), {})
     for name in arrays:
         with pytest.raises(StoreError):
             unpack({k: v for k, v in arrays.items() if k != name}, meta, which, meta["recipe"])

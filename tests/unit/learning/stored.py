@@ -13,6 +13,7 @@ from sidecar.series import LabelSet
 
 WATCH = "watch-1"
 T0 = 1_700_000_000_000
+SETTINGS = {"damped": True, "season": [1, 2]}
 
 
 def labels(count: int, metric: str = "load") -> list[LabelSet]:
@@ -38,8 +39,8 @@ def batch(
     return NewVersions(
         watch=watch,
         model=model,
-        settings={"damped": True, "season": [1, 2]},
-        policy="full_retrain",
+        settings=SETTINGS,
+        policy=("full_retrain",) * n,
         trained_at_ms=at_ms,
         labels=tuple(series),
         arrays={

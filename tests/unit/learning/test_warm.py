@@ -11,7 +11,7 @@ from sidecar.learning.training import FINETUNE, train
 from sidecar.learning.warm import warm_states
 from sidecar.models.contract import to_arrays
 from sidecar.models.registry import ModelContext, build
-from tests.unit.learning.stored import WATCH, batch, labels, opened
+from tests.unit.learning.stored import SETTINGS, WATCH, batch, labels, opened
 from tests.unit.learning.toys import MeanModel, MeanState, instants
 
 
@@ -29,7 +29,7 @@ def test_states_come_back_in_the_order_they_are_asked_for(tmp_path: Path) -> Non
     first = saved(store, slice(0, 3), 10.0)
     second = saved(store, slice(3, 5), 20.0)
     asked = [labels(6)[k] for k in (4, 0, 5, 2)]
-    state = warm_states(store.load(WATCH, asked), MeanModel(), asked)
+    state = warm_states(store.load(WATCH, asked), MeanModel(), SETTINGS, asked)
     assert state is not None
     assert state.mean[[0, 1, 3]].tolist() == [second.mean[1], first.mean[0], first.mean[2]]
     assert np.isnan(state.sigma).tolist() == [False, False, True, False]
@@ -39,11 +39,11 @@ def test_states_come_back_in_the_order_they_are_asked_for(tmp_path: Path) -> Non
 def test_there_is_nothing_to_start_from_in_another_models_states(tmp_path: Path) -> None:
     store = opened(tmp_path)
     asked = labels(3)
-    assert warm_states(store.load(WATCH, asked), MeanModel(), asked) is None
+    assert warm_states(store.load(WATCH, asked), MeanModel(), SETTINGS, asked) is None
     saved(store, slice(0, 3), 10.0, model="naive")
-    assert warm_states(store.load(WATCH, asked), MeanModel(), asked) is None
+    assert warm_states(store.load(WATCH, asked), MeanModel(), SETTINGS, asked) is None
     store.save(batch(asked, 1.0, model="toy_mean"))  # fields of an older program
-    assert warm_states(store.load(WATCH, asked), MeanModel(), asked) is None
+    assert warm_states(store.load(WATCH, asked), MeanModel(), SETTINGS, asked) is None
 
 
 def test_states_of_other_settings_are_no_start(tmp_path: Path) -> None:
@@ -55,15 +55,16 @@ def test_states_of_other_settings_are_no_start(tmp_path: Path) -> None:
     new = batch(asked, 1.0, model="sgd")
     arrays = to_arrays(narrow.fit(instants(90), y))
     store.save(NewVersions(**{**vars(new), "arrays": arrays}))
-    assert warm_states(store.load(WATCH, asked), narrow, asked) is not None
-    assert warm_states(store.load(WATCH, asked), wide, asked) is None
+    assert warm_states(store.load(WATCH, asked), narrow, SETTINGS, asked) is not None
+    assert warm_states(store.load(WATCH, asked), wide, SETTINGS, asked) is None
+    assert warm_states(store.load(WATCH, asked), narrow, {"damped": False}, asked) is None
 
 
 def test_a_finetune_goes_on_from_where_the_stored_version_was_trained(tmp_path: Path) -> None:
     store = opened(tmp_path)
     saved(store, slice(0, 2), 100.0)
     asked = labels(3)
-    warm = warm_states(store.load(WATCH, asked), MeanModel(), asked)
+    warm = warm_states(store.load(WATCH, asked), MeanModel(), SETTINGS, asked)
     y = np.zeros((3, 120))
     outcome = train(MeanModel(), instants(120), y, warm, horizon_steps=5, mode=FINETUNE)
     assert isinstance(outcome.state, MeanState)

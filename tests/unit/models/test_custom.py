@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -197,3 +198,10 @@ def test_too_short_a_history_is_not_handed_to_the_users_code() -> None:
     y[0, -5:] = 1.0
     state = built().fit(instants(0, 30), y)
     assert np.isnan(state.sigma).all()
+
+
+def test_its_lookback_and_its_parameters_are_its_recipe() -> None:
+    plain = build(MeanOfLags, {}, CONTEXT).recipe
+    assert build(MeanOfLags, {}, CONTEXT).recipe == plain
+    assert build(MeanOfLags, {"factor": 2.0}, CONTEXT).recipe != plain
+    assert build(MeanOfLags, {}, replace(CONTEXT, n_lags=5)).recipe != plain

@@ -1,4 +1,4 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import pytest
@@ -137,3 +137,15 @@ def test_a_wrong_setting_says_what_to_write(
 def test_building_with_an_unknown_setting_is_refused() -> None:
     with pytest.raises(ValueError, match="orders: lags has no such setting, did you mean 'order'"):
         build("lags", {"orders": 3}, CONTEXT)
+
+
+def test_a_model_that_looks_back_has_another_recipe_with_another_lookback() -> None:
+    short = replace(CONTEXT, n_lags=10)
+    assert build("sgd", {}, CONTEXT).recipe == build("sgd", {}, CONTEXT).recipe
+    assert build("sgd", {}, CONTEXT).recipe != build("sgd", {}, short).recipe
+
+
+def test_every_setting_is_part_of_the_recipe() -> None:
+    plain = build("holt", {}, CONTEXT).recipe
+    for setting in ({"damped": False}, {"season": "none"}):
+        assert build("holt", setting, CONTEXT).recipe != plain

@@ -1,0 +1,392 @@
+"""A watch from its first fit through finetunes, orders, changes of its settings and restarts."""
+
+import asyncio
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sidecar.learning.schedule import Mode, Trigger
+from sidecar.models.contract import State
+from tests.unit.loop.house import T0, G, House, labels
+
+HOUR = 3_600_000
+NOISE = np.random.default_rng(5).normal(size=100_003)
+
+
+def noisy(seconds: np.ndarray) -> np.ndarray:
+    return np.asarray(50.0 + NOISE[(seconds // 60).astype(np.int64) % NOISE.size])
+
+
+def rising(seconds: np.ndarray) -> np.ndarray:
+    return np.asarray(5.0 + 0.01 * (seconds - T0 / 1000))
+
+
+def ask(house: House, trigger: Trigger, mode: Mode, name: str = "a") -> None:
+    key = labels(name).key
+    house.trainer.ask(house.watch.watch_id, [key], trigger, mode)
+
+
+async def fit(house: House, trigger: Trigger = Trigger.CRON, mode: Mode = Mode.FULL) -> None:
+    ask(house, trigger, mode)
+    await asyncio.sleep(0)
+    await house.settled()
+
+
+def records(house: House, name: str = "a") -> dict[int, tuple[str, str, str]]:
+    found = house.store.versions(house.watch.watch_id, labels(name))
+    return {one.version: (one.cause, one.policy, one.status) for one in found}
+
+
+def warm_of(house: House) -> State:
+    warm = house.pool.jobs[-1].warm
+    assert warm is not None
+    return warm
+
+
+async def test_the_first_fit_serves_at_once(tmp_path: Path) -> None:
+    async with House(tmp_path, {"a": rising, "b": rising}) as house:
+        await house.turns(3)
+        assert house.errors == []
+        assert records(house) == {1: ("first", "full_retrain", "active")}
+        assert len(house.pool.jobs) == 1
+        truth = rising((house.watch.learned.origin_ms + G * np.arange(1, 6)) / 1000)
+        np.testing.assert_allclose(house.ahead(), truth, rtol=1e-3)
+
+
+# Finetunes
+
+
+@pytest.mark.parametrize("model", ["sgd", "linear", "holt", "arima", "auto"])
+async def test_a_finetune_learns_on_from_the_version_as_it_was_stored(
+    tmp_path: Path, model: str
+) -> None:
+    async with House(tmp_path, {"a": noisy}, {"model": model}) as house:
+        await house.turns(1)
+        fitted_ms = house.watch.learned.origin_ms
+        await house.turns(40)
+        await fit(house, Trigger.DRIFT, Mode.FINETUNE)
+        # What serves has absorbed the 40 instants that the finetune is judged on.
+        assert int(warm_of(house).last_ms[0]) == fitted_ms
+        assert int(house.watch.learned.state.last_ms[0]) == fitted_ms + 40 * G
+        await house.turns(1)
+        assert house.version() == house.active()
+        newest = max(records(house))
+        found = house.store.audit(house.watch.watch_id, labels())[0][1].what
+        assert records(house)[newest][:2] == ("drift", "finetune") or found == "rejected_worse"
+
+
+async def test_a_finetune_changes_nothing_of_what_serves_meanwhile(tmp_path: Path) -> None:
+    async with House(tmp_path, {"a": noisy}, {"model": "sgd"}) as house:
+        await house.turns(41)
+        house.pool.held.clear()
+        before = house.watch.learned.state
+        copied = {name: np.array(value) for name, value in vars(before).items()}
+        ask(house, Trigger.DRIFT, Mode.FINETUNE)
+        await house.turns(2)
+        for name, value in copied.items():
+            np.testing.assert_array_equal(getattr(before, name), value)
+        assert house.version() == 1
+        house.pool.held.set()
+        await house.settled()
+
+
+async def test_a_version_too_young_to_learn_on_from_is_fitted_anew_and_recorded_so(
+    tmp_path: Path,
+) -> None:
+    async with House(tmp_path, {"a": noisy}, {"model": "sgd"}) as house:
+        await house.turns(4)
+        await fit(house, Trigger.DRIFT, Mode.FINETUNE)
+        await house.turns(1)
+        assert all(policy == "full_retrain" for _, policy, _ in records(house).values())
+        assert house.notes[-1].trigger == "drift"
+
+
+async def test_a_finetune_without_a_stored_version_is_a_full_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with House(tmp_path, {"a": noisy}, {"model": "sgd"}) as house:
+        await house.turns(41)
+        with monkeypatch.context() as patch:
+            patch.setattr(house.store, "load", _unreadable)
+            await fit(house, Trigger.DRIFT, Mode.FINETUNE)
+        assert house.pool.jobs[-1].warm is None
+        assert len(house.notes) == 2
+
+
+# Orders
+
+
+async def test_a_rollback_serves_the_version_before_and_holds_until_an_order(
+    tmp_path: Path,
+) -> None:
+    async with House(tmp_path, {"a": noisy, "b": noisy}) as house:
+        await house.turns(40)
+        await fit(house)
+        await house.turns(1)
+        assert (house.version(), house.active()) == (2, 2)
+        (done,) = await house.operator.rollback("x", {"instance": "a"})
+        assert (done.from_version, done.to_version, done.error) == (2, 1, "")
+        await house.turns(1)
+        assert (house.version(), house.active()) == (1, 1)
+        assert house.version("b") == 1
+        # Nobody but the operator fits it again, and the shadow does not bring the other one back.
+        assert house.watch.learned.shadow is None
+        await fit(house, Trigger.DRIFT)
+        await house.turns(1)
+        assert house.version() == 1
+        assert house.audited()[-1] == ("gate", "rejected_pinned")
+        await house.operator.retrain("x", {"instance": "a"})
+        await house.settled()
+        await house.turns(1)
+        assert house.version() == house.active() == 3
+        assert ("operator", "unpin") in house.audited()
+        assert ("operator", "promote") in house.audited()
+
+
+@pytest.mark.parametrize("pin", [True, False])
+async def test_a_rollback_during_a_fit_leaves_store_and_service_of_one_mind(
+    tmp_path: Path, pin: bool
+) -> None:
+    async with House(tmp_path, {"a": noisy}) as house:
+        await house.turns(40)
+        await fit(house)
+        await house.turns(1)
+        house.pool.held.clear()
+        ask(house, Trigger.CRON, Mode.FULL)
+        await house.turns(1)
+        await house.operator.rollback("x", {}, pin=pin)
+        house.pool.held.set()
+        await house.settled()
+        await house.turns(1)
+        assert house.version() == house.active() == (1 if pin else 3)
+
+
+async def test_fits_that_wait_are_dropped_when_a_series_is_pinned(tmp_path: Path) -> None:
+    async with House(tmp_path, {"a": noisy}) as house:
+        await house.turns(40)
+        house.pool.held.clear()
+        for trigger in (Trigger.CRON, Trigger.DRIFT, Trigger.CONFIG):  # one runs, one waits
+            ask(house, trigger, Mode.FULL)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        under_way = len(house.pool.jobs)
+        await house.operator.pin("x", {}, pinned=True)
+        house.pool.held.set()
+        await house.settled()
+        assert len(house.pool.jobs) == under_way
+        await house.turns(1)
+        assert house.version() == 1
+
+
+async def test_a_rollback_that_cannot_be_served_changes_nothing(tmp_path: Path) -> None:
+    house = House(tmp_path, {"a": noisy}, {"model": "sgd"})
+    async with house:
+        await house.turns(40)
+        house.configure({"model": "sgd", "lookback": "10m"})
+        await house.restart()
+        await house.turns(1)
+        assert (house.version(), house.active()) == (2, 2)
+        before = records(house), house.audited()
+        (done,) = await house.operator.rollback("x", {}, to_version=1)
+        assert "learned with other settings" in done.error
+        (missing,) = await house.operator.rollback("x", {}, to_version=9)
+        assert "has no version v9" in missing.error
+        await house.turns(1)
+        assert (house.version(), house.active()) == (2, 2)
+        assert (records(house), house.audited()) == before
+        assert house.watch.wishes.pinned == set()
+
+
+async def test_a_rollback_while_the_source_is_down_changes_nothing(tmp_path: Path) -> None:
+    async with House(tmp_path, {"a": noisy}) as house:
+        await house.turns(40)
+        await fit(house)
+        await house.turns(1)
+        house.reader.down = True
+        (done,) = await house.operator.rollback("x", {})
+        assert "connection refused" in done.error
+        assert (house.version(), house.active()) == (2, 2)
+        house.reader.down = False
+        await house.operator.rollback("x", {})
+        await house.turns(1)
+        assert (house.version(), house.active()) == (1, 1)
+
+
+async def test_without_auto_promote_a_candidate_waits_for_the_operator(tmp_path: Path) -> None:
+    async with House(tmp_path, {"a": noisy}, {"auto_promote": False}) as house:
+        await house.turns(40)
+        assert house.version() == 1, "the first has nothing to wait for"
+        await fit(house)
+        await house.turns(1)
+        assert (house.version(), house.active()) == (1, 1)
+        assert records(house)[2] == ("cron", "full_retrain", "candidate")
+        (done,) = await house.operator.promote("x", {})
+        assert (done.from_version, done.to_version) == (1, 2)
+        await house.turns(1)
+        assert (house.version(), house.active()) == (2, 2)
+        assert house.watch.learned.shadow is not None, "what it replaced runs on beside it"
+        (again,) = await house.operator.promote("x", {})
+        assert "no candidate" in again.error
+
+
+# Changes of the configuration
+
+
+async def test_other_settings_fit_anew_and_say_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    house = House(tmp_path, {"a": noisy, "b": noisy}, {"model": "sgd"})
+    async with house:
+        await house.turns(2)
+        house.configure({"model": "sgd", "lookback": "10m"})
+        with caplog.at_level(logging.INFO):
+            await house.restart()
+            await house.turns(1)
+        assert records(house)[2] == ("config", "full_retrain", "active")
+        assert "2 series were learned with" in caplog.text
+        assert house.notes[-1].trigger == "config"
+        assert house.errors == []
+
+
+async def test_what_does_not_touch_the_learning_fits_nothing(tmp_path: Path) -> None:
+    house = House(tmp_path, {"a": noisy})
+    async with house:
+        await house.turns(2)
+        house.configure({"cron": "0 0 * * *", "drift_retrain_threshold": "5x"})
+        await house.restart()
+        await house.turns(1)
+        assert list(records(house)) == [1]
+        assert house.pool.jobs == []
+
+
+async def test_a_reload_of_the_same_settings_touches_nothing(tmp_path: Path) -> None:
+    house = House(tmp_path, {"a": noisy}, {}, {"horizon": "10m"})
+    async with house:
+        await house.turns(2)
+        watch, jobs = house.watch, len(house.pool.jobs)
+        house.configure({}, {"horizon": "10m"})
+        assert "2 as before" in await house.fleet.exchange(house.config)
+        house.configure({}, {"horizon": "15m"})
+        assert "1 watches are new, 0 changed, 1 gone" in await house.fleet.exchange(house.config)
+        assert house.watch is watch
+        await house.turns(1)
+        assert house.version() == 1
+        assert len(house.pool.jobs) == jobs + 1, "another horizon is another watch: learned anew"
+
+
+# Restarts
+
+
+@pytest.mark.parametrize("model", ["linear", "sgd", "holt", "arima", "auto"])
+@pytest.mark.parametrize("after_ms", [0, 2 * HOUR])
+async def test_a_restart_fits_nothing_that_is_fresh(
+    tmp_path: Path, model: str, after_ms: int
+) -> None:
+    async with House(tmp_path, {"a": rising, "b": rising}, {"model": model}) as house:
+        await house.turns(5)
+        await house.restart(after_ms)
+        await house.turns(2)
+        assert house.pool.jobs == []
+        assert house.errors == []
+        assert house.version() == house.active() == 1
+        truth = rising((house.watch.learned.origin_ms + G * np.arange(1, 6)) / 1000)
+        np.testing.assert_allclose(house.ahead(), truth, rtol=0.02)
+
+
+async def test_a_version_older_than_the_history_is_fitted_anew(tmp_path: Path) -> None:
+    async with House(tmp_path, {"a": noisy}) as house:
+        await house.turns(5)
+        await house.restart(30 * HOUR)
+        await house.turns(1)
+        assert house.version() == house.active() == 2
+        assert records(house)[2][0] == "first"
+
+
+async def test_a_damaged_snapshot_leaves_the_stored_version_in_service(tmp_path: Path) -> None:
+    async with House(tmp_path, {"a": rising}) as house:
+        await house.turns(5)
+        await house.stop()
+        for path in (tmp_path / "runtime").iterdir():
+            path.write_bytes(path.read_bytes()[:-100])
+        await house.start()
+        await house.turns(1)
+        assert house.pool.jobs == []
+        assert house.version() == house.active() == 1
+
+
+async def test_a_version_recorded_right_before_the_end_serves_after_it(tmp_path: Path) -> None:
+    async with House(tmp_path, {"a": noisy, "b": noisy}) as house:
+        await house.turns(40)
+        await fit(house)  # recorded, and ended before the next cycle could serve it
+        assert (house.version(), house.active()) == (1, 2)
+        await house.restart()
+        await house.turns(1)
+        assert (house.version(), house.active()) == (2, 2)
+        assert house.version("b") == 1
+        assert house.pool.jobs == []
+
+
+async def test_a_rollback_right_before_the_end_holds_after_it(tmp_path: Path) -> None:
+    async with House(tmp_path, {"a": noisy}) as house:
+        await house.turns(40)
+        await fit(house)
+        await house.turns(2)
+        await house.operator.rollback("x", {})
+        await house.restart()
+        await house.turns(1)
+        assert (house.version(), house.active()) == (1, 1)
+        assert house.watch.learned.shadow is None
+        assert house.watch.wishes.pinned == {labels().key}
+
+
+async def test_a_version_that_the_disk_refused_serves_and_survives_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with House(tmp_path, {"a": noisy}) as house:
+        await house.turns(40)
+        with monkeypatch.context() as patch:
+            patch.setattr(house.store, "save", _unreadable)
+            await fit(house)
+            await house.turns(1)
+        assert house.version() == 2, "a number that the stored ones do not have"
+        assert house.active() == 1
+        await house.restart()
+        await house.turns(1)
+        assert house.version() == 2
+
+
+@pytest.mark.parametrize("after_ms", [10 * G, 2 * HOUR])
+async def test_cron_slots_missed_while_stopped_run_together_once(
+    tmp_path: Path, after_ms: int
+) -> None:
+    house = House(tmp_path, {"a": noisy}, {"cron": "*/5 * * * *"})
+    async with house:
+        await house.turns(8)
+        slots = len(house.notes) - 1
+        assert 1 <= slots <= 2
+        await house.restart()
+        await house.turns(2)
+        assert [one.trigger for one in house.notes].count("cron") <= slots + 1
+        house.notes.clear()
+        await house.restart(after_ms)
+        await house.turns(1)
+        await house.turns(1)
+        assert [one.trigger for one in house.notes] == ["cron"]
+
+
+async def test_when_a_series_was_last_fitted_is_known_after_a_restart(tmp_path: Path) -> None:
+    async with House(tmp_path, {"a": noisy}) as house:
+        await house.turns(3)
+        fitted_ms = house.watch.wishes.last_fit_ms[labels().key]
+        for after_ms in (0, 2 * HOUR):
+            await house.restart(after_ms)
+            await house.turns(2)
+            assert house.watch.wishes.last_fit_ms == {labels().key: fitted_ms}
+
+
+def _unreadable(*_: object) -> object:
+    from sidecar.errors import StoreError
+
+    raise StoreError("disk I/O error")
