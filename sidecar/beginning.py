@@ -20,7 +20,7 @@ from sidecar.errors import StoreError
 from sidecar.known import Known, begin
 from sidecar.learning.gate import GateSettings
 from sidecar.models.contract import ForecastModel, State
-from sidecar.past import Past, SourceReader, rows_of
+from sidecar.past import READ_ONE_BY_ONE, Past, SourceReader
 from sidecar.ports import Ports
 from sidecar.publish.publisher import WatchPublisher
 from sidecar.resume import Resumed, resume
@@ -98,6 +98,7 @@ class Beginning:
             self._ports.in_thread,
             self._config.training_window_ms,
             self._model.longest_fit,
+            apart=0 if self._config.expr else READ_ONE_BY_ONE,
         )
 
     async def begun(self, instant_ms: int) -> Begun | None:
@@ -119,7 +120,9 @@ class Beginning:
             return Begun(stored.known, rules, made_by, wishes, stored.last_fit_ms)
         labels = sorted(one.labels for one in found)[: rules.max_series]
         end_ms = await self._history_end_ms(labels, instant_ms)
-        history = await self.past.of_selector(rules, self._config.selector, end_ms, len(labels))
+        history = await self.past.of_selector(
+            rules, self._config.selector, end_ms, len(labels), labels
+        )
         if not history.labels:
             return None
         return await self._from_history(rules, made_by, wishes, history)
@@ -132,7 +135,6 @@ class Beginning:
         history: SeriesBatch,
     ) -> Begun:
         in_thread = self._ports.in_thread
-        history = await in_thread(rows_of, history, history.labels[: rules.max_series])
         width = max(LEAST_AT_HAND, self._config.n_lags, AT_HAND_MS // rules.granularity_ms)
         known = await in_thread(begin, self._model, history, width, self._config.horizon_steps)
         resumed = await self._resumed(known, history, made_by, None)

@@ -1,6 +1,7 @@
 """The training window of series, read from the source and put on the grid."""
 
-from collections.abc import AsyncIterator, Sequence
+import logging
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Final, Protocol
@@ -8,7 +9,10 @@ from typing import Final, Protocol
 import numpy as np
 
 from sidecar.cycle import CycleRules, SampleReader, align, read_start_ms
+from sidecar.duration import format_duration
+from sidecar.errors import DataError
 from sidecar.ingest.history import HistoryBuilder
+from sidecar.names import Reason
 from sidecar.publish.publisher import InThread
 from sidecar.series import (
     Grid,
@@ -20,6 +24,8 @@ from sidecar.series import (
     SeriesBatch,
     index_by_labels,
 )
+
+log = logging.getLogger(__name__)
 
 # So many values of history at most are held for one batch of fits: 96 MB. The newest
 # ``LEAST_HISTORY`` instants are there whatever the number of series.
@@ -43,32 +49,70 @@ class Past:
     Args:
         window_ms: the training window.
         longest_fit: how many instants the model looks at; more are not read.
+        apart: so few series are asked for one by one. 0 where each question costs as much as one
+            for all of them, as the expression does.
     """
 
     def __init__(
-        self, reader: SourceReader, in_thread: InThread, window_ms: int, longest_fit: int
+        self,
+        reader: SourceReader,
+        in_thread: InThread,
+        window_ms: int,
+        longest_fit: int,
+        apart: int = READ_ONE_BY_ONE,
     ) -> None:
         self._reader = reader
         self._in_thread = in_thread
         self._window_ms = window_ms
         self._longest_fit = longest_fit
+        self._apart = apart
 
     async def of_selector(
-        self, rules: CycleRules, selector: Selector, end_ms: int, count: int
+        self,
+        rules: CycleRules,
+        selector: Selector,
+        end_ms: int,
+        count: int,
+        wanted: Collection[LabelSet],
     ) -> SeriesBatch:
-        """Everything that ``selector`` matches, about ``count`` series, up to ``end_ms``.
+        """Those of ``wanted`` that ``selector`` matches, up to ``end_ms``.
+
+        Whatever else it matched in all that time, the pods of last week, is read past. Where the
+        window holds more than one read may take, it is shortened, for later reads too.
+
+        Args:
+            count: how many series the selector matches at one time.
 
         Raises:
             RemoteError: reading failed.
+            DataError: two instants are too much already.
         """
-        step_ms = rules.granularity_ms
-        size = min(self._window_ms // step_ms, self._longest_fit)
-        size = max(2, min(size, max(LEAST_HISTORY, HISTORY_VALUES // max(1, count))))
-        grid = Grid(end_ms, step_ms, size)
+        step_ms, keep = rules.granularity_ms, frozenset(wanted)
+        while True:
+            size = min(self._window_ms // step_ms, self._longest_fit)
+            size = max(2, min(size, max(LEAST_HISTORY, HISTORY_VALUES // max(1, count))))
+            grid = Grid(end_ms, step_ms, size)
+            try:
+                return await self._read(rules, selector, grid, keep)
+            except DataError as error:
+                if error.reason is not Reason.OVER_BUDGET or size <= 2:
+                    raise
+                self._window_ms = size // 2 * step_ms
+                log.warning(
+                    "%s; the training window of %s is shortened to %s",
+                    error,
+                    rules.selector,
+                    format_duration(self._window_ms),
+                )
+
+    async def _read(
+        self, rules: CycleRules, selector: Selector, grid: Grid, keep: frozenset[LabelSet]
+    ) -> SeriesBatch:
         start_ms = read_start_ms(replace(rules, overlap_ms=0), grid.start_ms)
-        builder = HistoryBuilder(grid, partial(align, rules), 2 * step_ms + rules.staleness_ms)
-        async for raw in self._reader.read_slices(selector, start_ms, end_ms):
-            await self._in_thread(builder.add, raw)
+        reach_ms = 2 * grid.step_ms + rules.staleness_ms
+        builder = HistoryBuilder(grid, partial(align, rules), reach_ms)
+        async for raw in self._reader.read_slices(selector, start_ms, grid.end_ms):
+            await self._in_thread(builder.add, [one for one in raw if one.labels in keep])
         return await self._in_thread(builder.finish)
 
     async def of_series(
@@ -76,25 +120,29 @@ class Past:
     ) -> SeriesBatch:
         """These series, in this order; those without a sample are left out.
 
-        A few are asked for one by one; of many the whole selector is read again.
+        A few are asked for one by one; for many the whole selector is read again.
 
         Args:
             watched: how many series the watch has.
 
         Raises:
             RemoteError: reading failed.
+            DataError: two instants are too much already.
         """
-        if len(labels) > READ_ONE_BY_ONE:
-            whole = await self.of_selector(rules, rules.selector, end_ms, watched)
+        if not labels:
+            grid = Grid(end_ms, rules.granularity_ms, 2)
+            return SeriesBatch((), grid, np.empty((0, grid.size)))
+        if len(labels) > self._apart:
+            whole = await self.of_selector(rules, rules.selector, end_ms, watched, labels)
             return await self._in_thread(rows_of, whole, labels)
         parts = [
-            rows_of(await self.of_selector(rules, _only(one), end_ms, len(labels)), [one])
-            for one in labels
+            await self.of_selector(rules, _only(one), end_ms, len(labels), [one]) for one in labels
         ]
+        shortest = min((part.grid for part in parts), key=lambda grid: grid.size)
         return SeriesBatch(
             tuple(one for part in parts for one in part.labels),
-            parts[0].grid,
-            np.concatenate([part.values for part in parts]),
+            shortest,
+            np.concatenate([part.values[:, -shortest.size :] for part in parts]),
         )
 
 
