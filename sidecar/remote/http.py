@@ -17,6 +17,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 from urllib.parse import urljoin, urlsplit, urlunsplit
@@ -58,7 +59,9 @@ READ_BUFFER_BYTES: Final = 512 * 1024
 _RETRYABLE: Final = frozenset({408, 425, 429})
 
 
+@cache
 def user_agent() -> str:
+    """Read once: where the version is found, metadata are read from the disk."""
     try:
         return f"sentinel-sidecar/{version('sentinel-sidecar')}"
     except PackageNotFoundError:  # run from a checkout that is not installed
@@ -120,6 +123,7 @@ class HttpClient:
         self._monotonic = monotonic
         self._session, self._owns_session = session, session is None
         self._credentials = CredentialSource(settings)
+        self._user_agent = user_agent()
         parts = urlsplit(settings.url)
         self._base = parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="")
 
@@ -232,7 +236,11 @@ class HttpClient:
             url,
             params=query,
             data=data,
-            headers=[("User-Agent", user_agent()), *credentials.headers, *(headers or {}).items()],
+            headers=[
+                ("User-Agent", self._user_agent),
+                *credentials.headers,
+                *(headers or {}).items(),
+            ],
             timeout=timeout,
             allow_redirects=False,
             proxy=self._proxy(url),

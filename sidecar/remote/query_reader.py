@@ -105,7 +105,9 @@ class QueryApiReader(SlicedReader):
             per_point = max(len(found.series), 1)
             points = max(min(MAX_POINTS - 1, limits.slice_samples // per_point, points * 8), 1)
             at_ms = last_ms + step_ms
-        return joined(parts) if len(parts) > 1 else _by_labels(parts)
+        if len(parts) > 1:
+            return await asyncio.to_thread(joined, parts)
+        return _by_labels(parts)
 
     async def _read(self, query: ReadQuery, budget: Budget) -> Found:
         start_ms, end_ms = query.start_ms, query.end_ms

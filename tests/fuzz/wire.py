@@ -2,8 +2,8 @@
 
 ::
 
-    pip install atheris
-    python -m tests.fuzz.wire push_v2 -max_total_time=300 [CORPUS_FOLDER]
+    .venv/bin/pip install --group fuzz
+    .venv/bin/python -m tests.fuzz.wire push_v2 -max_total_time=300 [CORPUS_FOLDER]
 
 The first argument names a decoder of ``tests/unit/wire/hostile.py``; the others are libFuzzer's.
 What breaks a decoder is written to a file ``crash-*`` in the working folder: make a test of it.
@@ -18,7 +18,10 @@ MAX_BYTES = 4096
 
 
 def main() -> None:
-    atheris = import_module("atheris")
+    try:
+        atheris = import_module("atheris")
+    except ImportError:
+        raise SystemExit(f"there is no atheris here\n{__doc__}") from None
     with atheris.instrument_imports(include=["sidecar.wire"]):
         hostile = import_module("tests.unit.wire.hostile")
     if len(sys.argv) < 2 or sys.argv[1] not in hostile.DECODERS:

@@ -26,6 +26,15 @@ def test_slices_cover_the_range_exactly_whatever_is_learned(
         if number > 200:
             return
         if data.draw(st.booleans()):
+            further = plan.extend()
+            assert (further is None) == (
+                last == start + length or (number == 0 and density is None)
+            )
+            if further is not None:
+                assert further[0] == last + 1
+                assert further[0] <= further[1] <= start + length
+                last = further[1]
+        if data.draw(st.booleans()):
             shorter = plan.shrink()
             if shorter is not None:
                 assert shorter[0] == first
@@ -50,6 +59,13 @@ def test_slices_grow_to_the_budget_and_end_at_block_borders() -> None:
     lengths = [b - a for a, b in pairwise(ends)]
     assert max(lengths) == 20 * HOUR_MS
     assert all(end % BLOCK_MS == 0 for end in ends[1:-1])
+
+
+def test_two_slices_at_once_are_each_of_the_usual_size() -> None:
+    plan = SlicePlan(0, 100 * HOUR_MS, slice_samples=20_000, density=1000 / HOUR_MS)
+    assert next(iter(plan)) == (0, 20 * HOUR_MS - 1)
+    assert plan.extend() == (20 * HOUR_MS, 40 * HOUR_MS - 1)
+    assert plan.shrink() == (0, 10 * HOUR_MS - 1), "a quarter of both"
 
 
 def test_one_millisecond_is_not_cut_shorter() -> None:

@@ -1,7 +1,10 @@
 """Whatever arrives: a result or a WireError, soon, and in room that the bytes can justify."""
 
 import gc
+import subprocess
+import sys
 import tracemalloc
+from importlib.util import find_spec
 
 import pytest
 from hypothesis import given, settings
@@ -123,3 +126,13 @@ def test_a_frame_of_error_text_is_never_a_reply() -> None:
 def test_a_checked_frame_of_nonsense_is_refused() -> None:
     with pytest.raises(WireError):
         stream(VALID["stream"] + encode_frame(b"\nonsense"))
+
+
+def test_the_fuzzer_runs_or_says_what_it_lacks() -> None:
+    command = [sys.executable, "-m", "tests.fuzz.wire", "push_v2", "-runs=2000"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if find_spec("atheris") is None:
+        assert "pip install --group fuzz" in done.stderr
+    else:
+        assert done.returncode == 0
+        assert "Done 2000 runs" in done.stderr
