@@ -68,23 +68,27 @@ class Source:
         url, failures = self._config.prometheus_url, 0
         while self.facts is None and not stopping.is_set():
             try:
-                facts = await probe(
-                    self._api,
-                    read_path="",
-                    write_path="",
-                    read_client=self._read_client,
-                    write_client=write_client,
-                )
+                await self.ask(write_client)
             except RemoteError as error:
                 failures += 1
                 self.trouble = f"{url} does not answer: {error}"
                 if failures == 1:
                     log.warning("%s; waiting for it", self.trouble)
                 await _pause(stopping, delay_s(failures, _ASK_AGAIN))
-                continue
-            self._learned(facts)
 
-    def _learned(self, facts: ServerFacts) -> None:
+    async def ask(self, write_client: HttpClient) -> None:
+        """Ask the server once what it is.
+
+        Raises:
+            RemoteError: it does not answer.
+        """
+        facts = await probe(
+            self._api,
+            read_path="",
+            write_path="",
+            read_client=self._read_client,
+            write_client=write_client,
+        )
         url, chosen = self._config.prometheus_url, self._config.external_labels
         self.reader.external_labels = facts.external_labels if chosen is None else chosen
         self.buffer.strip(self.reader.external_labels)

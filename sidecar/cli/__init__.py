@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from sidecar.cli import explain, orders, running, status
+from sidecar.cli import backtest, explain, orders, running, status
 from sidecar.cli.common import DEFAULT_FILE, EXIT_FAILED, EXIT_USAGE, configuration, file_of
 from sidecar.config import SentinelConfig
 from sidecar.errors import ConfigError, SidecarError
@@ -23,19 +23,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of ``sentinel`` and ``python -m sidecar``."""
     options = command_line().parse_args(arguments)
     try:
-        return int(options.command(configuration(options), options))
+        config = configuration(options)
     except ConfigError as error:
         source = file_of(options)
         if source is not None:
             print(f"sentinel: {source} cannot be used:", file=sys.stderr)
-        for problem in error.problems:
-            print(problem, file=sys.stderr)
-        return EXIT_USAGE
+        return _told(error)
+    try:
+        return int(options.command(config, options))
+    except ConfigError as error:
+        return _told(error)
     except SidecarError as error:
         print(f"sentinel: {error}", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_FAILED
+
+
+def _told(error: ConfigError) -> int:
+    for problem in error.problems:
+        print(problem, file=sys.stderr)
+    return EXIT_USAGE
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -54,6 +62,11 @@ def command_line() -> argparse.ArgumentParser:
 
     for name, function, about in _ON_WATCHES:
         add(name, function, about).set_defaults(needs_watches=True)
+    tested = add(
+        "backtest", backtest.backtest, "how models would have forecast a past range of the watches"
+    )
+    tested.set_defaults(needs_watches=True)
+    backtest.add_options(tested)
     _add_json(add("status", status.status, "what a running sidecar knows of each series"))
     add(
         "remote-read-config",

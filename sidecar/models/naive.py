@@ -159,6 +159,11 @@ class SeasonalNaiveModel(ForecastModel[SeasonalNaiveState]):
     def min_instants(self) -> int:
         return self._naive.min_instants
 
+    @property
+    def longest_fit(self) -> int:
+        # Two periods: with only one there are no pairs of instants a period apart.
+        return max(super().longest_fit, 2 * self._period_ms // self.settings.granularity_ms)
+
     def _slot(self, t_ms: TimeArray) -> IntArray:
         """(T,) which time of the period it is."""
         clock = local_time_ms(t_ms, self.settings.timezone) % self._period_ms

@@ -103,3 +103,13 @@ def test_a_fine_grid_does_not_make_a_state_of_any_width() -> None:
 def test_wrong_settings_are_refused_by_name(params: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=f"^{next(iter(params))}: "):
         SeasonalNaiveModel(**params)
+
+
+def test_a_seasonal_fit_is_given_two_periods_so_that_it_has_pairs_a_period_apart() -> None:
+    fine = SeasonalNaiveModel(granularity_ms=60_000)
+    assert fine.longest_fit == 2 * 1440
+    t_ms = 60_000 * np.arange(fine.longest_fit, dtype=np.int64)
+    y = np.sin(2 * np.pi * np.arange(t_ms.size) / 1440)[None]
+    state = fine.fit(t_ms, y)
+    ahead = t_ms[-1] + 60_000 * np.arange(1, 301, dtype=np.int64)
+    np.testing.assert_allclose(fine.forecast(state, ahead).mean[0], y[0, 1440:1740], atol=1e-12)
