@@ -12,11 +12,9 @@ import numpy as np
 from scipy.optimize import least_squares
 from scipy.signal import lfilter
 
-from sidecar.models.arma import KEPT, Family, Found, Problem, Replayed, largest_residual
+from sidecar.models.arma import KEPT, TOLERANCE, Family, Found, Problem, Replayed, largest_residual
 from sidecar.models.recursion import GROWTH
 from sidecar.series import FloatArray
-
-TOLERANCE = 1e-4  # the share by which a step must lower the cost
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,23 +26,23 @@ class Series:
     weight: FloatArray
 
 
-def search(family: Family, problem: Problem, start: FloatArray, steps: int) -> Found:
-    """Least squares within ``steps`` evaluations of ``start`` (P, N)."""
+def search(
+    family: Family, problem: Problem, start: FloatArray, steps: int, tolerance: float = TOLERANCE
+) -> Found:
+    """Least squares within ``steps`` evaluations of ``start`` (P, N); see ``together.search``."""
     found = start.copy()
-    judged = []
     for i, series in enumerate(each(problem)):
         if len(start):
-            found[:, i] = _search(family, series, start[:, i], steps)
-        judged.append(Residuals(family, series, found[:, i]).e * series.weight)
-    e = np.array(judged).T
-    return Found(found, np.einsum("tn,tn->n", e, e), e[-KEPT:])
+            found[:, i] = _search(family, series, start[:, i], steps, tolerance)
+    return judge(family, problem, found)
 
 
-def cost(family: Family, problem: Problem, params: FloatArray) -> FloatArray:
-    """Sum of squared residuals at ``params`` (P, N), (N,)."""
+def judge(family: Family, problem: Problem, params: FloatArray) -> Found:
+    """What ``params`` (P, N) come to."""
     numbered = enumerate(each(problem))
     judged = [Residuals(family, one, params[:, i]).e * one.weight for i, one in numbered]
-    return np.array([e @ e for e in judged])
+    e = np.array(judged).T
+    return Found(params, np.einsum("tn,tn->n", e, e), e[-KEPT:])
 
 
 def replay(
@@ -113,7 +111,9 @@ def _delayed(values: FloatArray, lags: range) -> FloatArray:
     return delayed
 
 
-def _search(family: Family, series: Series, start: FloatArray, steps: int) -> FloatArray:
+def _search(
+    family: Family, series: Series, start: FloatArray, steps: int, tolerance: float
+) -> FloatArray:
     def judged(params: FloatArray) -> FloatArray:
         return Residuals(family, series, params).e * series.weight
 
@@ -128,8 +128,8 @@ def _search(family: Family, series: Series, start: FloatArray, steps: int) -> Fl
         start,
         slopes,
         bounds=(family.lower, family.upper),
-        ftol=TOLERANCE,
-        xtol=TOLERANCE,
+        ftol=tolerance,
+        xtol=tolerance,
         gtol=None,
         max_nfev=steps + 1,
     )

@@ -341,7 +341,7 @@ def family(p: int, d: int, q: int) -> Family:
         lower=-edge,
         upper=edge,
         points=_spread(p + q),
-        starts=np.empty((p + q, 0)),
+        grid=np.empty((p + q, 0, 0)),
         coefficients=coefficients,
         derivative=derivative,
     )

@@ -37,10 +37,10 @@ import numpy as np
 from sidecar.models.numeric import (
     BoolArray,
     IntArray,
-    chunks,
     first_present,
     interpolate,
     missing_at_end,
+    runs,
 )
 from sidecar.models.recursion import polynomial
 from sidecar.series import FloatArray
@@ -48,6 +48,7 @@ from sidecar.series import FloatArray
 BLOCKS, CERTAIN = 8, 10.0  # see ``certain_drift``
 REACH = 4.0  # see above
 KEPT = 16  # newest values that are kept of a fit, enough for the past of any ARIMA
+TOLERANCE = 1e-4  # a search ends where no step lowers the cost by a larger share
 NORMAL = float(np.sqrt(np.pi / 2.0))  # deviation over mean size of normal residuals
 
 
@@ -73,8 +74,7 @@ class Family:
         points: (P, G) where the search may start.
         coefficients: params (P, N) to the coefficients.
         derivative: params (P, N) to d (ar, ma) / d params, (p + q, P, N).
-        starts: (P, S) where the search may start besides; S is mostly 0.
-        tries: from how many of these and the best point it does start, the cheapest first.
+        grid: (P, B, G) where a fit with a free past may start instead, in B bands; mostly empty.
     """
 
     p: int
@@ -87,8 +87,7 @@ class Family:
     points: FloatArray
     coefficients: Callable[[FloatArray], Coefficients]
     derivative: Callable[[FloatArray], FloatArray]
-    starts: FloatArray
-    tries: int = 1
+    grid: FloatArray
     season: int = 0
 
     @property
@@ -155,17 +154,16 @@ def prepare(y: FloatArray) -> Prepared:
     z, offset, scale = np.empty((T, N)), np.empty(N), np.empty(N)
     present = np.isfinite(y)
     whole = bool(present.all())
-    for rows in chunks(N):
+    for rows in runs(N, 256):
         filled = y[rows] if whole else interpolate(y[rows], present[rows])
         offset[rows] = filled[:, 0]
-        part = filled.T - filled[:, 0]
-        size = _positive(
-            np.abs(part).max(axis=0)
-        )  # first this one: squares of 1e300 would overflow
-        part /= size
-        steps = part[1:] - part[:-1]
-        spread = _positive(np.sqrt(np.einsum("tn,tn->n", steps, steps) / T))
-        z[:, rows] = part / spread
+        part = filled - filled[:, :1]
+        # First the size: squares of 1e300 would overflow.
+        size = _positive(np.maximum(part.max(axis=1), -part.min(axis=1)))
+        part /= size[:, None]
+        steps = part[:, 1:] - part[:, :-1]
+        spread = _positive(np.sqrt(np.einsum("nt,nt->n", steps, steps) / T))
+        np.divide(part.T, spread, out=z[:, rows])
         scale[rows] = size * spread
     first, count = first_present(present), present.sum(axis=1)
     weight = None
@@ -208,7 +206,8 @@ class Problem:
     begin: IntArray
     weight: FloatArray | None
 
-    def rows(self, rows: IntArray) -> "Problem":
+    def rows(self, rows: IntArray | slice) -> "Problem":
+        """Some of the series; views of them where ``rows`` is a slice."""
         weight = None if self.weight is None else self.weight[:, rows]
         return Problem(self.x[:, rows], self.begin[rows], weight)
 
@@ -217,7 +216,9 @@ def make_problem(family: Family, prepared: Prepared) -> Problem:
     """Difference; zero before the first instant that has all its predecessors."""
     x = prepared.z
     for lag in [1] * family.differences + [family.season] * (family.season > 0):
-        x = np.concatenate([np.zeros_like(x[:lag]), x[lag:] - x[:-lag]])
+        before, x = x, np.empty_like(x)
+        x[:lag] = 0.0
+        np.subtract(before[lag:], before[:-lag], out=x[lag:])
     begin = np.minimum(prepared.first + family.skipped, len(x) - 1)
     if begin.any():
         x = np.where(np.arange(len(x))[:, None] < begin, 0.0, x)
@@ -255,7 +256,7 @@ def whittle_start(family: Family, problem: Problem) -> FloatArray:
     """The best of the family's points for each series by Whittle's likelihood, (P, N)."""
     T, N = problem.x.shape
     table, best = _spectra(family, T), np.empty(N, dtype=np.int64)
-    for rows in chunks(N):
+    for rows in runs(N):
         power = np.abs(np.fft.rfft(problem.x[:, rows].T, axis=1)[:, 1:]) ** 2
         best[rows] = np.argmin(power @ table, axis=1)
     return family.points[:, best]
@@ -285,7 +286,10 @@ def largest_residual(problem: Problem, e: FloatArray) -> FloatArray:
 
     That is ``REACH`` deviations, these from the mean size of e, the largest cut in the same way.
     """
-    size = np.abs(e) if problem.weight is None else np.abs(e) * problem.weight
-    count = len(e) if problem.weight is None else problem.weight.sum(axis=0)
+    size, count = np.abs(e), np.asarray(float(len(e)))
+    if problem.weight is not None:
+        size *= problem.weight
+        count = problem.weight.sum(axis=0)
     limit = size.sum(axis=0) / count * NORMAL * REACH
-    return np.asarray(np.minimum(size, limit).sum(axis=0) / count * NORMAL * REACH)
+    np.minimum(size, limit, out=size)
+    return np.asarray(size.sum(axis=0) / count * NORMAL * REACH)

@@ -1,18 +1,20 @@
 """Fits of N series by the equations of ``sidecar.models.arma``: prepared, searched, gaps filled.
 
 Few series are fitted one after the other by SciPy (``alone``), more of them at once (``together``):
-of 288 instants one costs about 2 ms alone, and anything from 1 to 30 series 7 to 15 ms together.
+of 288 instants one costs 2 to 4 ms alone, and anything from 1 to 30 series 7 to 15 ms together.
+Where the past is free the search goes over frequencies (``spectral``) however many there are, and
+these two judge where it ends.
 """
 
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
-from scipy.signal import lfilter
 
-from sidecar.models import alone, together
+from sidecar.models import alone, spectral, together
 from sidecar.models.arma import (
     KEPT,
+    TOLERANCE,
     Family,
     Found,
     Prepared,
@@ -21,21 +23,22 @@ from sidecar.models.arma import (
     make_problem,
     whittle_start,
 )
-from sidecar.models.numeric import chunks
 from sidecar.series import FloatArray
 
 FEW = 4  # up to so many series are fitted one after the other; measured by tests.bench
-STEPS, WARM_STEPS = 16, 2  # of a search at most
-NEAR, SHORT = 1.1, 3  # see ``_search``
+# Steps of a search at most, and its tolerance: what was found a few instants ago is nearly right.
+COLD, WARM = (16, TOLERANCE), (2, 10 * TOLERANCE)
 IMPUTATIONS = 2  # how often gaps are filled anew by the model and the model fitted again
 
 
 class Solver(Protocol):
     """What ``alone`` and ``together`` both do; see there."""
 
-    def search(self, family: Family, problem: Problem, start: FloatArray, steps: int) -> Found: ...
+    def search(
+        self, family: Family, problem: Problem, start: FloatArray, steps: int, tolerance: float
+    ) -> Found: ...
 
-    def cost(self, family: Family, problem: Problem, params: FloatArray) -> FloatArray: ...
+    def judge(self, family: Family, problem: Problem, params: FloatArray) -> Found: ...
 
     def replay(
         self, family: Family, problem: Problem, z: FloatArray, params: FloatArray, *, robust: bool
@@ -104,14 +107,14 @@ def _fit(
     if robust:
         calm = solver.replay(family, problem, z, params, robust=True)
         problem, z = replace(problem, x=calm.x), calm.z
-    if warm is None:
-        found = _search(family, problem, params, solver)
-    else:
-        found = solver.search(family, problem, params, WARM_STEPS)
+        if spectral.applies(family):
+            params = spectral.search(family, problem, params, WARM[0])
+    known = warm is not None and not np.isnan(warm).any()
+    found = _found(family, problem, params, WARM if known else COLD, solver)
     for _ in range(0 if problem.weight is None else IMPUTATIONS):
         filled = solver.replay(family, problem, z, found.params, robust=False)
         problem, z = replace(problem, x=filled.x), filled.z
-        found = solver.search(family, problem, found.params, STEPS)
+        found = solver.search(family, problem, found.params, *COLD)
     if problem.weight is not None:
         filled = solver.replay(family, problem, z, found.params, robust=False)
         z, cost = filled.z, np.einsum("tn,tn->n", filled.e, filled.e)
@@ -123,7 +126,12 @@ def _fit(
 
 
 def _start(family: Family, problem: Problem, warm: FloatArray | None) -> FloatArray:
-    """Where the search starts: at ``warm`` where that is known, else by Whittle, (P, N)."""
+    """Where the search starts: at ``warm`` where that is known, else by Whittle, (P, N).
+
+    A free past takes it to the end, except that it is blind to what is missing.
+    """
+    if spectral.applies(family):
+        return spectral.search(family, problem, warm, WARM[0])
     if warm is None:
         return whittle_start(family, problem)
     start, cold = warm.copy(), np.flatnonzero(np.isnan(warm).any(axis=0))
@@ -131,49 +139,18 @@ def _start(family: Family, problem: Problem, warm: FloatArray | None) -> FloatAr
     return start
 
 
-def _search(family: Family, problem: Problem, start: FloatArray, solver: Solver) -> Found:
-    """The search from ``start``; where the family asks for it, from the best of several starts.
-
-    Each of the ``tries`` starts with the least cost is followed for a few steps if its cost is near
-    the least, and the best of these to its end.
-    """
-    if family.tries == 1:
-        return solver.search(family, problem, start, STEPS)
-    N = start.shape[1]
-    starts = np.stack([start, *(np.repeat(s[:, None], N, axis=1) for s in family.starts.T)])
-    costs = np.stack(
-        [solver.cost(family, problem, start), *costs_of_starts(family, problem, solver)]
-    )
-    order = np.argsort(costs, axis=0)[: family.tries]
-    costs = np.take_along_axis(costs, order, axis=0)
-    tries, rows = np.nonzero(costs <= NEAR * costs[0])
-    chosen = starts[order[tries, rows], :, rows].T
-    short = solver.search(family, problem.rows(rows), chosen, SHORT)
-    reached = np.full((family.tries, N), np.inf)
-    reached[tries, rows] = short.cost
-    best = np.flatnonzero(reached.argmin(axis=0)[rows] == tries)
-    ahead = np.empty_like(start)
-    ahead[:, rows[best]] = short.params[:, best]
-    return solver.search(family, problem, ahead, STEPS)
-
-
-def costs_of_starts(family: Family, problem: Problem, solver: Solver) -> FloatArray:
-    """Sums of squares at each of the family's starts, (S, N).
-
-    Whole series share the filter and the response to the start, which SciPy runs many times faster.
-    """
-    T, N = problem.x.shape
-    if problem.weight is not None or problem.begin.any():
-        points = [np.repeat(start[:, None], N, axis=1) for start in family.starts.T]
-        return np.array([solver.cost(family, problem, point) for point in points])
-    costs, impulse = np.empty((family.starts.shape[1], N)), np.eye(1, T)[0]
-    for rows in chunks(N):
-        x = np.ascontiguousarray(problem.x[:, rows].T)
-        for i, start in enumerate(family.starts.T):
-            one = family.coefficients(start[:, None])
-            phi, theta = np.append(1.0, -one.ar), np.append(1.0, one.ma)
-            e, response = lfilter(phi, theta, x, axis=1), lfilter([1.0], theta, impulse)
-            shifts = [np.append(np.zeros(k), response[: T - k]) for k in range(family.projected)]
-            base, _ = np.linalg.qr(np.array(shifts).T)
-            costs[i, rows] = np.einsum("nt,nt->n", e, e) - ((e @ base) ** 2).sum(axis=1)
-    return costs
+def _found(
+    family: Family, problem: Problem, start: FloatArray, effort: tuple[int, float], solver: Solver
+) -> Found:
+    """The search from ``start``; where that is its end already, only what it comes to."""
+    ended = spectral.applies(family) and problem.weight is None
+    early = problem.begin == 0 if ended else np.zeros(len(problem.begin), dtype=bool)
+    if not early.any():
+        return solver.search(family, problem, start, *effort)
+    found = solver.judge(family, problem, start)
+    late = np.flatnonzero(~early)
+    if len(late):
+        more = solver.search(family, problem.rows(late), start[:, late], *effort)
+        for array, news in zip(vars(found).values(), vars(more).values(), strict=True):
+            array[..., late] = news
+    return found

@@ -34,12 +34,11 @@ _LARGEST_PHI: Final = 0.98
 _ALPHAS: Final = np.log([0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 0.97])
 _RATIOS: Final = np.array([0.003, 0.02, 0.06, 0.15, 0.4, 0.9])
 _PHIS: Final = np.array([0.8, 0.88, 0.94, 0.98])
-# Whittle's likelihood knows no start; where that is fitted, these are tried by their exact cost.
-# An undamped trend has many valleys, a damped one few.
-_STARTS: Final = {
-    True: (np.log([2e-4, 0.05, 0.3]), np.log([1e-4, 1e-3])),
-    False: (np.log([1e-4, 0.01, 0.05, 0.2, 0.6]), np.log([1e-4, 6e-4, 5e-3, 0.05])),
-}
+# Where level and trend to begin with are fitted too (``sidecar.models.spectral``): in four bands of
+# alpha, down to where level and trend do not move at all.
+_FREE_ALPHAS: Final = np.log([1e-4, 1e-3, 5e-3, 0.02, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 0.97])
+_FREE_RATIOS: Final = np.log([1e-3, 0.01, 0.05, 0.2, 0.5, 1.0])
+_BANDS: Final = {True: 2, False: 4}  # a damped trend has few valleys, an undamped one many
 _SHARES: Final = np.array([0.01, 0.1, 0.3, 0.7])
 
 
@@ -140,13 +139,17 @@ def holt_family(form: Form) -> Family:
     free = form.textbook and not season
     phis, shares = [_PHIS] if damped else [], [_SHARES] if season else []
     points = _grid(_ALPHAS, _RATIOS, *phis, *shares)
+    grid = np.empty((len(points), 0, 0))
     smallest, largest = [np.log(_SMALLEST), _SMALLEST], [np.log(1.0 - _SMALLEST), 1.0]
     if form.textbook:
         points[1] = points[0] + np.log(points[1])
         smallest[1], largest[1] = smallest[0], largest[0]
     lower = np.array([*smallest, *[0.8] * damped, *[_SMALLEST] * (season > 0)])
     upper = np.array([*largest, *[_LARGEST_PHI] * damped, *[1.0] * (season > 0)])
-    starts = _grid(*_STARTS[damped], *[np.array([0.97])] * damped)
+    if free:
+        grid = _grid(_FREE_ALPHAS, _FREE_RATIOS, *phis)
+        grid[1] += grid[0]
+        grid = np.clip(grid, lower[:, None], upper[:, None]).reshape(len(grid), _BANDS[damped], -1)
     return Family(
         p=form.p,
         q=season + 1 if season else 2,
@@ -159,11 +162,10 @@ def holt_family(form: Form) -> Family:
         points=np.clip(points, lower[:, None], upper[:, None]),
         coefficients=form.coefficients,
         derivative=form.derivative,
-        starts=starts if free else np.empty((len(lower), 0)),
-        tries=(2 if damped else 4) if free else 1,
+        grid=grid,
     )
 
 
 def _grid(*axes: FloatArray) -> FloatArray:
-    """Every combination, (P, G)."""
-    return np.array([axis.ravel() for axis in np.meshgrid(*axes)])
+    """Every combination, (P, G), the last axis fastest."""
+    return np.array([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")])

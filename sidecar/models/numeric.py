@@ -1,6 +1,7 @@
 """Small numeric helpers that models share: missing values, tiny solves, interval widths."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,18 +10,19 @@ from scipy.special import ndtri
 from sidecar.models.contract import Intervals, S, put, take
 from sidecar.series import FloatArray, TimeArray
 
-CHUNK = 384  # series worked on at once: rows of so many numbers stay in the nearest caches
+CHUNK = 640  # series worked on at once: rows of so many numbers stay in the nearest caches
 LONGEST_GAP = 2000  # missing instants from which on uncertainty grows no further
-TOWER, MIN_HISTORY = 10.0, 10  # see ``without_towers``
+TOWER, MIN_HISTORY, SAMPLED = 10.0, 10, 36  # see ``without_towers``
 
 BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.int64]
 
 
-def chunks(size: int) -> list[IntArray]:
-    """The indices below ``size`` in runs of ``CHUNK``."""
-    every = np.arange(size)
-    return [every[first : first + CHUNK] for first in range(0, size, CHUNK)]
+def runs(size: int, length: int = CHUNK) -> list[slice]:
+    """``size`` series in runs of at most ``length``, none much shorter than the others."""
+    count = max(1, -(-size // length)) if size else 0
+    edges = np.linspace(0, size, count + 1).astype(int).tolist()
+    return [slice(begin, end) for begin, end in pairwise(edges)]
 
 
 def interpolate(y: FloatArray, present: BoolArray) -> FloatArray:
@@ -61,28 +63,35 @@ def without_towers(y: FloatArray) -> FloatArray:
     if y.shape[1] < MIN_HISTORY:
         return y
     calm, few = y, max(1, y.shape[1] // 100)
-    for rows in chunks(len(y)):
-        suspects = rows[_lopsided(y[rows])]
+    for rows in runs(len(y), 128):
+        suspects = rows.start + np.flatnonzero(_lopsided(y[rows], few))
         values = y[suspects]
         present = np.isfinite(values)
         ordered = np.sort(interpolate(values, present), axis=1)
-        low, high = ordered[:, few, None], ordered[:, -1 - few, None]
+        low, high = ordered[:, few], ordered[:, -1 - few]
         room = TOWER * (high - low)
-        towers = present & ((values < low - room) | (values > high + room))
-        if towers.any():
-            calm = y.copy() if calm is y else calm
-            calm[suspects] = np.where(towers, interpolate(values, present & ~towers), values)
+        some = np.flatnonzero((ordered[:, 0] < low - room) | (ordered[:, -1] > high + room))
+        if len(some) == 0:
+            continue
+        low, high = (low - room)[some, None], (high + room)[some, None]
+        suspects, values, present = suspects[some], values[some], present[some]
+        towers = present & ((values < low) | (values > high))
+        calm = y.copy() if calm is y else calm
+        calm[suspects] = np.where(towers, interpolate(values, present & ~towers), values)
     return calm
 
 
-def _lopsided(y: FloatArray) -> BoolArray:
+def _lopsided(y: FloatArray, few: int) -> BoolArray:
     """(N,) rows that may have towers: quick to see, and true of all that have.
 
-    A row with values that are not finite is one of them; its mean says nothing.
+    Compared are the whole range and that of every so many values but the ``few`` at its ends, which
+    is at most that of the others. A row with values that are not finite is one of them.
     """
-    with np.errstate(invalid="ignore"):  # inf - inf
-        size = np.abs(y - y.mean(axis=1, keepdims=True))
-    return np.asarray(~(size.max(axis=1) <= 0.5 * TOWER * size.mean(axis=1)))
+    stride = max(1, y.shape[1] // max(SAMPLED, 4 * few))
+    some = np.sort(y[:, ::stride], axis=1)
+    with np.errstate(invalid="ignore", over="ignore"):  # inf - inf
+        inner = some[:, -1 - few] - some[:, few]
+        return np.asarray(~(y.max(axis=1) - y.min(axis=1) <= TOWER * inner))
 
 
 def first_present(present: BoolArray) -> IntArray:

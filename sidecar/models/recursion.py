@@ -8,14 +8,14 @@ bandwidth above; ``sidecar.models.arma`` therefore works on chunks of series tha
 
 import numpy as np
 
-from sidecar.models.numeric import BoolArray, IntArray
+from sidecar.models.numeric import IntArray
 from sidecar.series import FloatArray
 
 GROWTH = 1.5  # by how much more the next residual may exceed the limit after one that did
 
 
-def deconvolve(ma: FloatArray, x: FloatArray, start: int) -> None:
-    """``x / Theta(L)``, and on demand ``L x / Theta(L)^2`` in the same pass over time, in place.
+def deconvolve(ma: FloatArray, x: FloatArray, u: FloatArray) -> None:
+    """``x / Theta(L)``, and on demand ``L x / Theta(L)^2`` in the same pass over time.
 
     With ``Theta(L) = 1 + ma[0] L + ma[1] L^2 + ...`` the first is the recursion
 
@@ -25,20 +25,28 @@ def deconvolve(ma: FloatArray, x: FloatArray, start: int) -> None:
     coefficients are made of: d u / d ma[j] = -L^j of it.
 
     Args:
-        ma: (q, N) coefficients of each series.
-        x: (start + T, 1 or 2, N); x[:, 0] holds the input and gets the first result, x[:, 1] (where
-            there is one) gets the second. The first ``start`` rows are the past and stay.
-        start: at least q and 1.
+        ma: (q, N) coefficients of each series. x: (T, N).
+        u: (start + T, 1 or 2, N), start at least q and 1; u[:, 0] gets the first result, u[:, 1]
+            (where there is one) the second. The first ``start`` rows are the past and stay.
     """
-    twice = x.shape[1] == 2
-    rows, first, second = list(x.reshape(len(x), -1)), list(x[:, 0]), list(x[:, -1])
+    start, passes, N = len(u) - len(x), u.shape[1], x.shape[1]
+    rows, first, second = list(u.reshape(len(u), -1)), list(u[:, 0]), list(u[:, -1])
+    if len(ma) == 0:
+        u[start:, 0] = x
+        if passes == 2:
+            u[start:, 1] = u[start - 1 : -1, 0]
+        return
     product = np.empty_like(rows[0])
-    multiply, subtract, copy = np.multiply, np.subtract, np.copyto
-    lags = list(enumerate(np.tile(ma, x.shape[1]), start=1))
-    for t in range(start, len(rows)):
+    of_first, of_second = product[:N], product[-N:]
+    multiply, subtract = np.multiply, np.subtract
+    newest, *older = np.tile(ma, passes)
+    lags = list(enumerate(older, start=2))
+    for t, value in enumerate(x, start=start):
         row = rows[t]
-        if twice:
-            copy(second[t], first[t - 1])
+        multiply(newest, rows[t - 1], product)
+        subtract(value, of_first, first[t])
+        if passes == 2:
+            subtract(first[t - 1], of_second, second[t])
         for lag, coefficient in lags:
             multiply(coefficient, rows[t - lag], product)
             subtract(row, product, row)
@@ -71,44 +79,48 @@ def follow(
     """
     T, N = z.shape
     pad, settled = max(len(ar), len(ma), len(difference)), int(begin.max(initial=0)) + len(start)
-    z = np.concatenate([np.zeros((pad, N)), z])
-    x, e = np.zeros((2, pad + T, N))
-    undo = [(-c, z, lag) for lag, c in enumerate(difference) if lag > 0 and c != 0.0]
-    past = [(coefficient, x, lag) for lag, coefficient in enumerate(ar, start=1)]
-    past += [(coefficient, e, lag) for lag, coefficient in enumerate(ma, start=1)]
+    taken, x, e = np.empty((3, pad + T, N))
+    taken[:pad] = x[:pad] = e[:pad] = 0.0
+    values, steps, errors = list(taken), list(x), list(e)
+    undo = [(-c, values, lag) for lag, c in enumerate(difference) if lag > 0 and c != 0.0]
+    past = [(coefficient, steps, lag) for lag, coefficient in enumerate(ar, start=1)]
+    past += [(coefficient, errors, lag) for lag, coefficient in enumerate(ma, start=1)]
     base, expected, product = np.empty((3, N))
-    ordinary = np.empty(N, dtype=bool)
-    bound = None if limit is None else limit.copy()
-    for now in range(pad, pad + T):
+    cut = None if limit is None else _Cut(limit)
+    add, subtract = np.add, np.subtract
+    for now, value in enumerate(z, start=pad):
         _weigh(undo, now, base, product)
         _weigh(past, now, expected, product)
         if now - pad < settled:
-            _begin(now - pad - begin, start, z[now], base, expected)
-        error = e[now]
-        np.subtract(z[now], base, out=error)
-        np.subtract(error, expected, out=error)
+            _begin(now - pad - begin, start, value, base, expected)
+        error = errors[now]
+        subtract(value, base, product)
+        subtract(product, expected, error if cut is None else product)
         if weight is not None:
-            np.multiply(error, weight[now - pad], out=error)
-        if bound is not None and limit is not None:
-            _pull_back(error, bound, limit, product, ordinary)
-        np.add(expected, error, out=x[now])
-        np.add(base, x[now], out=z[now])
-    return z[pad:], x[pad:], e[pad:]
+            found = error if cut is None else product
+            np.multiply(found, weight[now - pad], found)
+        if cut is not None:
+            cut.to(product, error)
+        add(expected, error, steps[now])
+        add(base, steps[now], values[now])
+    return taken[pad:], x[pad:], e[pad:]
 
 
 def _weigh(
-    terms: list[tuple[FloatArray, FloatArray, int]],
+    terms: list[tuple[FloatArray | float, list[FloatArray], int]],
     now: int,
     total: FloatArray,
     product: FloatArray,
 ) -> None:
     """total = sum of coefficient x series[now - lag]."""
-    if not terms:
+    multiply, add, target = np.multiply, np.add, total
+    for coefficient, series, lag in terms:
+        multiply(coefficient, series[now - lag], target)
+        if target is product:
+            add(total, product, total)
+        target = product
+    if target is total:
         total.fill(0.0)
-    for i, (coefficient, series, lag) in enumerate(terms):
-        np.multiply(coefficient, series[now - lag], out=product if i else total)
-        if i:
-            np.add(total, product, out=total)
 
 
 def _begin(
@@ -121,17 +133,21 @@ def _begin(
     np.copyto(expected, 0.0, where=age < 0)
 
 
-def _pull_back(
-    error: FloatArray, bound: FloatArray, limit: FloatArray, inside: FloatArray, ordinary: BoolArray
-) -> None:
-    """Cut ``error`` to +-bound, and set the bound for the next instant. In place."""
-    np.negative(bound, out=inside)
-    np.maximum(error, inside, out=inside)
-    np.minimum(inside, bound, out=inside)
-    np.equal(inside, error, out=ordinary)
-    np.copyto(error, inside)
-    np.multiply(bound, GROWTH, out=bound)
-    np.copyto(bound, limit, where=ordinary)
+class _Cut:
+    """Cuts residuals to a limit that grows for as long as they are beyond it."""
+
+    def __init__(self, limit: FloatArray) -> None:
+        self._limit, self._high, self._low = limit, limit.copy(), -limit
+        self._ordinary = np.empty(len(limit), dtype=bool)
+
+    def to(self, found: FloatArray, error: FloatArray) -> None:
+        """``found`` cut, into ``error``."""
+        np.maximum(found, self._low, out=error)
+        np.minimum(error, self._high, out=error)
+        np.equal(found, error, self._ordinary)
+        np.multiply(self._high, GROWTH, self._high)
+        np.copyto(self._high, self._limit, where=self._ordinary)
+        np.negative(self._high, self._low)
 
 
 def impulse_response(ar: FloatArray, ma: FloatArray, size: int) -> FloatArray:

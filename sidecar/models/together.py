@@ -11,6 +11,7 @@ import numpy as np
 
 from sidecar.models.arma import (
     KEPT,
+    TOLERANCE,
     Coefficients,
     Family,
     Found,
@@ -19,37 +20,42 @@ from sidecar.models.arma import (
     largest_residual,
 )
 from sidecar.models.levenberg import Local, minimise
-from sidecar.models.numeric import IntArray, chunks, solve
+from sidecar.models.numeric import IntArray, runs, solve
 from sidecar.models.recursion import deconvolve, follow
 from sidecar.series import FloatArray
 
-TOLERANCE = 1e-4  # a search ends when its next step promises a smaller fall in the cost
+LONG = 2048  # series replayed at once, which touches only the newest few rows
 
 
-def search(family: Family, problem: Problem, start: FloatArray, steps: int) -> Found:
-    """Least squares within ``steps`` evaluations of ``start`` (P, N)."""
+def search(
+    family: Family, problem: Problem, start: FloatArray, steps: int, tolerance: float = TOLERANCE
+) -> Found:
+    """Least squares within ``steps`` evaluations of ``start`` (P, N).
+
+    It ends where the next step promises a fall in the cost of a smaller share than ``tolerance``.
+    """
 
     def evaluate(params: FloatArray, rows: IntArray) -> Local:
+        live = problem if len(rows) == problem.x.shape[1] else problem.rows(rows)
         return Local.joined(
-            [
-                local_model(family, problem.rows(rows[part]), params[:, part])
-                for part in chunks(len(rows))
-            ]
+            [local_model(family, live.rows(part), params[:, part]) for part in runs(len(rows))]
         )
 
     lower, upper = family.lower[:, None], family.upper[:, None]
-    params, there = minimise(evaluate, start, lower, upper, steps, TOLERANCE)
+    params, there = minimise(evaluate, start, lower, upper, steps, tolerance)
     return Found(params, there.cost, there.extra)
 
 
-def cost(family: Family, problem: Problem, params: FloatArray) -> FloatArray:
-    """Sum of squared residuals at ``params`` (P, N), (N,)."""
-    costs = []
-    for rows in chunks(problem.x.shape[1]):
+def judge(family: Family, problem: Problem, params: FloatArray) -> Found:
+    """What ``params`` (P, N) come to."""
+    costs, newest = [], []
+    for rows in runs(problem.x.shape[1]):
         part, coefficients = problem.rows(rows), family.coefficients(params[:, rows])
         e = residuals(family, part, coefficients, slopes=False).e
-        costs.append(_inner(_weighted([e], part.weight)[0], e))
-    return np.concatenate(costs)
+        judged = _weighted([e], part.weight)[0]
+        costs.append(_inner(judged, e))
+        newest.append(judged[-KEPT:].copy())
+    return Found(params, np.concatenate(costs), np.concatenate(newest, axis=1))
 
 
 def replay(
@@ -62,7 +68,7 @@ def replay(
         robust: pull residuals back that are out of all proportion.
     """
     parts = []
-    for rows in chunks(z.shape[1]):
+    for rows in runs(z.shape[1], LONG):
         part = problem.rows(rows)
         coefficients = family.coefficients(params[:, rows])
         before = residuals(family, part, coefficients, slopes=False)
@@ -78,6 +84,8 @@ def replay(
                 largest_residual(part, before.e) if robust else None,
             )
         )
+    if len(parts) == 1:
+        return Replayed(*parts[0])
     return Replayed(*(np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True)))
 
 
@@ -109,13 +117,17 @@ def residuals(
     """
     T, N = problem.x.shape
     pad, passes, parts = family.pad, 1 + slopes, 2 if family.projected else 1
-    u = np.zeros((pad + T, passes, parts, N))  # of x, and of the start: [:, 0] u, [:, 1] w
-    u[pad:, 0, 0] = problem.x
+    u = np.empty((pad + T, passes, parts, N))  # of x, and of the start: [:, 0] u, [:, 1] w
+    u[:pad] = 0.0
+    x = problem.x
     if family.projected:
-        u[pad + problem.begin, 0, 1, np.arange(N)] = 1.0
+        x = np.concatenate([x, np.zeros_like(x)], axis=1)
+        x[problem.begin, N + np.arange(N)] = 1.0
     ma = np.tile(coefficients.ma, parts)
-    deconvolve(ma, u.reshape(pad + T, passes, parts * N), pad)
-    e = u[:, :, 0].copy()  # becomes [:, 0] e, [:, 1] v
+    deconvolve(ma, x, u.reshape(pad + T, passes, parts * N))
+    e = u[:, :, 0]  # becomes [:, 0] e, [:, 1] v
+    if family.p or family.projected:
+        e = e.copy()
     _subtract(e[pad:], coefficients.ar, _lags(u[:, :, 0], T, range(1, family.p + 1)))
     psi: list[FloatArray] = []
     c, gram = np.empty((0, N)), np.empty((0, 0, N))
@@ -133,9 +145,17 @@ def local_model(family: Family, problem: Problem, params: FloatArray) -> Local:
     """Sum of squared residuals at ``params`` (P, N) with gradient and Gauss-Newton matrix."""
     T = len(problem.x)
     r = residuals(family, problem, family.coefficients(params))
-    columns = _lags(r.u, T, range(1, family.p + 1)) + _lags(r.v, T, range(family.q))
+    by_ar, by_ma = _lags(r.u, T, range(1, family.p + 1)), _lags(r.v, T, range(family.q))
+    columns = by_ar + by_ma
     judged = _weighted([*columns, r.e], problem.weight)
-    gram = _gram_symmetric(judged, columns)
+    if problem.weight is None:
+        gram = np.empty((len(columns), len(columns), params.shape[1]))
+        own, rest = slice(len(by_ar)), slice(len(by_ar), None)
+        gram[own, own], gram[rest, rest] = _gram_of_lags(by_ar, by_ar), _gram_of_lags(by_ma, by_ma)
+        gram[own, rest] = _gram_of_lags(by_ar, by_ma)
+        gram[rest, own] = gram[own, rest].swapaxes(0, 1)
+    else:
+        gram = _gram_symmetric(judged, columns)
     if family.projected:
         across = _gram(_weighted(r.psi, problem.weight), columns)
         gram -= np.einsum("kin,kjn->ijn", across, solve(r.gram, across))
@@ -169,6 +189,22 @@ def _gram_symmetric(first: list[FloatArray], second: list[FloatArray]) -> FloatA
     for i in range(size):
         for j in range(i + 1):
             gram[i, j] = gram[j, i] = _inner(first[i], second[j])
+    return gram
+
+
+def _gram_of_lags(first: list[FloatArray], second: list[FloatArray]) -> FloatArray:
+    """``_gram`` where each array but the first of a list is the one before it an instant later,
+    with zeros to begin with: then most products follow from others."""
+    if not first or not second:
+        return np.empty((len(first), len(second), 1))
+    gram = np.empty((len(first), len(second), first[0].shape[1]))
+    for i, j in np.ndindex(gram.shape[:2]):
+        if i and j:
+            gram[i, j] = gram[i - 1, j - 1] - first[i - 1][-1] * second[j - 1][-1]
+        elif first is second and i:
+            gram[i, j] = gram[j, i]
+        else:
+            gram[i, j] = _inner(first[i], second[j])
     return gram
 
 

@@ -206,25 +206,11 @@ def test_searches_one_by_one_and_at_once_find_the_same_cost(some_family: Family)
     costs = []
     for solver in (alone, together):
         found = solver.search(some_family, problem, start, 40)
-        again = solver.cost(some_family, problem, found.params)
-        np.testing.assert_allclose(found.cost, again, rtol=1e-9)
+        again = solver.judge(some_family, problem, found.params)
+        np.testing.assert_allclose(found.cost, again.cost, rtol=1e-9)
+        np.testing.assert_allclose(found.e, again.e, atol=1e-9)
         costs.append(found.cost)
     assert_same_costs(*costs)
-
-
-@pytest.mark.parametrize("solver", [alone, together])
-def test_starts_cost_what_the_solvers_say(solver: fitting.Solver) -> None:
-    one = holt_family(Form(damped=False, textbook=True))
-    whole, _ = problem_of(one, walks()[4:])
-    late, _ = problem_of(one, walks()[[0, 1]])
-    for problem in (whole, late):
-        size = problem.x.shape[1]
-        wanted = [
-            solver.cost(one, problem, np.repeat(start[:, None], size, axis=1))
-            for start in one.starts.T
-        ]
-        got = fitting.costs_of_starts(one, problem, solver)
-        np.testing.assert_allclose(got, wanted, rtol=1e-6)
 
 
 def test_few_series_are_fitted_one_by_one_and_as_well_as_many() -> None:

@@ -22,9 +22,8 @@ def test_deconvolve_divides_once_and_on_demand_a_delayed_second_time(order: int)
     ma, x = random.uniform(-0.3, 0.3, (order, 5)), random.normal(size=(30, 5))
     pad = max(order, 1)
     twice, once = np.zeros((pad + 30, 2, 5)), np.zeros((pad + 30, 1, 5))
-    twice[pad:, 0] = once[pad:, 0] = x
-    deconvolve(ma, twice, pad)
-    deconvolve(ma, once, pad)
+    deconvolve(ma, x, twice)
+    deconvolve(ma, x, once)
     for row in range(5):
         u = divided(ma[:, row], x[:, row])
         delayed = np.append(0.0, u[:-1])
