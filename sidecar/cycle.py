@@ -216,8 +216,10 @@ def _step(
 ) -> tuple[Known, InstantOutcome, Drift]:
     """One instant: judge what was forecast for it, learn from it, forecast from it."""
     tracker, judged = residuals.judge(known.tracker, t_ms, y)
-    mae, _, level = scores.rolling(tracker)
-    moved, found = drift.assess(known.drift, rules.drift, t_ms, judged.residual, mae, level)
+    newest = scores.rolling(tracker)
+    moved, found = drift.assess(
+        known.drift, rules.drift, t_ms, judged.residual, newest.mae, newest.level, newest.steady
+    )
     band = (judged.expected, judged.lower, judged.upper)
     learned, burst, withheld = anomaly.absorb(y, *band, known.burst, rules.anomaly)
     calibration = intervals.observe(

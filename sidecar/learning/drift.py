@@ -2,9 +2,10 @@
 
 Two tests run side by side on the one-step residuals:
 
-* the rolling MAE against two thresholds, each a multiple of the version's own error (``"1.5x"``), a
-  share of the series' mean absolute level (``"10%"``), or a number in the series' unit. A severity
-  is entered at its threshold and left below ``HYSTERESIS`` of it;
+* the rolling MAE, its few largest residuals levelled (``scores.Rolling.steady``), against two
+  thresholds, each a multiple of the version's own error (``"1.5x"``), a share of the series' mean
+  absolute level (``"10%"``), or a number in the series' unit. A severity is entered at its
+  threshold and left below ``HYSTERESIS`` of it;
 * a two-sided CUSUM (Page 1954) of ``z = (residual - centre) / scale`` clipped at 3:
   ``up = max(0, up + z - k)``, ``down = max(0, down - z - k)``, an alarm from ``h`` on. It sees a
   level shift long before the MAE does. Scale is 1.4826 times the median absolute deviation, so
@@ -235,17 +236,19 @@ def assess(
     residual: FloatArray,
     mae: FloatArray,
     level: FloatArray,
+    steady: FloatArray | None = None,
 ) -> tuple[DriftState, Drift]:
     """Take in the one-step residuals of instant ``t_ms`` and say what they call for.
 
     Args:
         residual: (N,); NaN (no sample, judged before) leaves a series' sums as they are.
-        mae, level: (N,), as ``scores.rolling`` gives them; NaN until enough was judged.
+        mae, level, steady: (N,), as ``scores.rolling`` gives them; NaN until enough was judged. The
+            thresholds are for ``steady``; None is ``mae`` itself.
     """
     state = _burnt_in(state, residual)
     up, down = _sums(state, residual, level)
     alarm = _entered(np.maximum(up, down), CUSUM_H, CUSUM_H / 2, state.alarm)
-    severity = _severity(state, settings, mae, level)
+    severity = _severity(state, settings, mae if steady is None else steady, level)
     state = replace(state, up=up, down=down, alarm=alarm, severity=severity)
     found = np.where(alarm & settings.cusum, int(Severity.RETRAIN), severity)
     after = np.where(found == Severity.RETRAIN, state.retrain_after_ms, state.finetune_after_ms)

@@ -23,6 +23,8 @@ from sidecar.series import FloatArray
 
 # Where naive was exact and the model was not, the ratio of the two says only "worse".
 LARGEST_RATIO: Final = 100.0
+# One residual in so many may be an outlier without being counted as drift.
+SPIKES: Final = 15
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,20 +55,40 @@ class Scores:
     lead_mae: FloatArray
 
 
-def rolling(tracker: Tracker) -> tuple[FloatArray, NDArray[np.int64], FloatArray]:
-    """What drift needs each instant: (mae, count, level) over the window, each (N,).
+@dataclass(frozen=True, eq=False)
+class Rolling:
+    """What drift needs each instant, over the window; each (N,), NaN below ``minimum`` instants.
 
-    MAE and level are NaN below ``minimum`` judged instants.
+    Attributes:
+        mae: mean absolute one-step residual.
+        steady: the same with the largest residuals, one in ``SPIKES``, counted as the next one: a
+            few outliers, which heavy-tailed noise always has, do not raise it, and what lasts
+            raises it a few instants later than ``mae``.
+        count: (N,) int64, judged instants.
+        level: mean absolute actual.
     """
+
+    mae: FloatArray
+    steady: FloatArray
+    count: NDArray[np.int64]
+    level: FloatArray
+
+
+def rolling(tracker: Tracker) -> Rolling:
+    """The few figures that are needed at every instant."""
     residuals = _stacked(tracker, tracker.residuals)
     actuals = _stacked(tracker, tracker.measures, ACTUAL)
     judged = ~np.isnan(residuals)
-    count = judged.sum(axis=0)
-    enough = count >= tracker.minimum
-    return (
-        np.where(enough, _mean(np.abs(residuals), judged), np.nan),
-        count,
-        np.where(enough, _mean(np.abs(actuals), judged & ~np.isnan(actuals)), np.nan),
+    errors, count = np.abs(residuals), judged.sum(axis=0)
+
+    def counted(values: Float32Array, where: BoolArray) -> FloatArray:
+        return np.where(count >= tracker.minimum, _mean(values, where), np.nan)
+
+    return Rolling(
+        mae=counted(errors, judged),
+        steady=counted(_levelled(errors, judged), judged),
+        count=count,
+        level=counted(np.abs(actuals), judged & ~np.isnan(actuals)),
     )
 
 
@@ -123,6 +145,15 @@ def _stacked(tracker: Tracker, columns: Columns, at: int | None = None) -> Float
     chosen = inside if at is None else [column[:, at] for column in inside]
     empty = np.empty((0, tracker.size), dtype=np.float32)
     return cast(Float32Array, np.stack(chosen)) if chosen else empty
+
+
+def _levelled(errors: Float32Array, judged: BoolArray) -> Float32Array:
+    """(K, N) errors, the largest K / ``SPIKES`` of each column cut to the one below them."""
+    below = len(errors) - 1 - len(errors) // SPIKES
+    if below in (-1, len(errors) - 1):
+        return errors
+    cap = np.partition(np.where(judged, errors, np.float32(-1)), below, axis=0)[below]
+    return np.minimum(errors, np.where(cap < 0, np.float32(np.inf), cap))
 
 
 def _mean(values: NDArray[Any], counted: BoolArray) -> FloatArray:

@@ -53,8 +53,16 @@ def _judging(horizon: int) -> Rounds:
 
     def one_instant() -> object:
         judged, found = residuals.judge(tracker, t_ms, actual)
-        mae, _, level = scores.rolling(judged)
-        drift.assess(state, drift.DriftSettings(), t_ms, found.residual, mae, level)
+        newest = scores.rolling(judged)
+        drift.assess(
+            state,
+            drift.DriftSettings(),
+            t_ms,
+            found.residual,
+            newest.mae,
+            newest.level,
+            newest.steady,
+        )
         return residuals.record(judged, Forecast((), t_ms, G, mean, mean - 2, mean + 2))
 
     seconds = cpu_seconds(one_instant)

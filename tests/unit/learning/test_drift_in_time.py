@@ -54,9 +54,15 @@ class Loop:
     def step(self, t_ms: int, actual: FloatArray, mean: FloatArray) -> np.ndarray:
         """One instant; the rows that call for a full fit (in a cooldown or not)."""
         self.tracker, judged = residuals.judge(self.tracker, t_ms, actual)
-        mae, _, level = scores.rolling(self.tracker)
+        newest = scores.rolling(self.tracker)
         self.state, found = drift.assess(
-            self.state, self.settings, t_ms, judged.residual, mae, level
+            self.state,
+            self.settings,
+            t_ms,
+            judged.residual,
+            newest.mae,
+            newest.level,
+            newest.steady,
         )
         rows = np.flatnonzero(found.due)
         if rows.size:
@@ -85,7 +91,29 @@ def test_on_stationary_noise_there_is_less_than_one_false_full_fit_in_thirty_day
             loop.promote(loop.due)
     per_series = loop.fits.mean(axis=0)
     assert per_series[Severity.RETRAIN] < 0.2
-    assert per_series[Severity.FINETUNE] < 8
+    assert per_series[Severity.FINETUNE] < 1
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "laplace", "t3"])
+@pytest.mark.parametrize(
+    ("times", "severity", "within"),
+    [(2.0, Severity.FINETUNE, 80), (4.0, Severity.FINETUNE, 30), (5.0, Severity.RETRAIN, 60)],
+)
+def test_noise_that_grows_is_found_soon(
+    kind: str, times: float, severity: Severity, within: int
+) -> None:
+    random = np.random.default_rng(14)
+    n, past = 100, 400
+    loop = Loop(kind, random, n)
+    level = 50.0 * np.ones(n)
+    delay = np.full(n, 10_000)
+    for k in range(1, past + 121):
+        growth = times if k > past else 1.0
+        loop.step(k * G, level + growth * noise(kind, random, n), level)
+        if k > past:
+            found = loop.state.severity >= severity
+            delay[found] = np.minimum(delay[found], k - past)
+    assert np.quantile(delay, 0.9) <= within
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "laplace", "t3"])

@@ -65,9 +65,9 @@ def test_a_score_is_nan_until_enough_instants_were_judged() -> None:
     for count, known in ((20, False), (21, True)):  # the first instant had no forecast
         found = scores.scores(judged(np.zeros((1, count)), np.ones((1, count))))
         assert np.isfinite(found.mae[0]) == known
-        mae, _, level = scores.rolling(judged(np.zeros((1, count)), np.ones((1, count))))
-        assert np.isfinite(mae[0]) == known
-        assert np.isfinite(level[0]) == known
+        newest = scores.rolling(judged(np.zeros((1, count)), np.ones((1, count))))
+        for figure in (newest.mae, newest.steady, newest.level):
+            assert np.isfinite(figure[0]) == known
 
 
 def test_only_the_window_counts() -> None:
@@ -92,25 +92,42 @@ def test_residuals_kept_for_the_gate_do_not_count_beyond_the_window() -> None:
         tracker, _ = residuals.judge(tracker, START + k * G, actual)
         tracker = residuals.record(tracker, Forecast((), START + k * G, G, path, path, path))
     assert scores.scores(tracker).mae.tolist() == [1.0]
-    assert scores.rolling(tracker)[0].tolist() == [1.0]
+    assert scores.rolling(tracker).mae.tolist() == [1.0]
 
 
 def test_the_rolling_figures_are_those_of_the_full_scores() -> None:
     random = np.random.default_rng(4)
     tracker = judged(random.normal(size=(5, 100)), random.normal(size=(5, 100)))
-    mae, count, level = scores.rolling(tracker)
-    found = scores.scores(tracker)
-    np.testing.assert_array_equal(mae, found.mae)
-    np.testing.assert_array_equal(count, found.count)
-    np.testing.assert_array_equal(level, found.level)
+    newest, found = scores.rolling(tracker), scores.scores(tracker)
+    np.testing.assert_array_equal(newest.mae, found.mae)
+    np.testing.assert_array_equal(newest.count, found.count)
+    np.testing.assert_array_equal(newest.level, found.level)
+
+
+def test_a_few_outliers_do_not_raise_the_steady_error_and_what_lasts_does() -> None:
+    actuals = np.ones((3, 100))
+    actuals[0, 70:74] = 1_000.0  # 4 of 60
+    actuals[1, 70:75] = 1_000.0
+    actuals[2, 70:] = 1_000.0
+    newest = scores.rolling(judged(actuals, np.zeros((3, 100))))
+    assert newest.steady.tolist() == [1.0, (55 + 5 * 1_000) / 60, (30 + 30 * 1_000) / 60]
+    assert newest.mae[0] == (56 + 4 * 1_000) / 60
+
+
+def test_the_steady_error_of_a_series_with_gaps_is_that_of_what_was_judged() -> None:
+    actuals = np.ones((2, 100))
+    actuals[0, 40:75] = np.nan
+    newest = scores.rolling(judged(actuals, np.zeros((2, 100))))
+    assert newest.count.tolist() == [25, 60]
+    assert newest.steady.tolist() == [1.0, 1.0]
 
 
 def test_one_nan_residual_does_not_disable_the_rolling_error() -> None:
     actuals = np.ones((1, 80))
     actuals[0, 60] = np.nan
-    mae, count, _ = scores.rolling(judged(actuals, np.zeros((1, 80))))
-    assert mae.tolist() == [1.0]
-    assert count.tolist() == [59]
+    newest = scores.rolling(judged(actuals, np.zeros((1, 80))))
+    assert newest.mae.tolist() == newest.steady.tolist() == [1.0]
+    assert newest.count.tolist() == [59]
 
 
 @pytest.mark.parametrize("g", [300_000, 3_600_000])
