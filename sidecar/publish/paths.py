@@ -9,14 +9,16 @@ still ahead; afterwards they only bridge windows while the upstream is down.
                   tail, pushed    |  tail, under way |  path
                             acknowledged             newest instant pushed
 
-Owned by the event loop: only it calls, but for ``stage``. What it hands out are views of arrays
-that are never written again, so a thread may go on reading them while the loop replaces the path.
+Owned by the event loop: only it changes anything, but for ``stage``. Whoever reads may be a thread:
+what is handed out are views of arrays that are never written again, and it may go on reading them
+while the loop replaces the path.
 
 Memory: ``8 * series * (H + tail_instants)`` bytes; the label sets are the caller's own objects.
 ``max_samples`` bounds the whole: where a path does not fit any more, the tail is given up first and
 then its farthest steps.
 """
 
+import threading
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -121,6 +123,7 @@ class ForecastPaths:
         self._watches: dict[str, tuple[_Group, ...]] = {}
         self._acks: dict[str, _Acks] = {}
         self._shared: frozenset[str] = frozenset()  # metrics of which two watches hold series
+        self._stats = PathStats(0, 0)
 
     # What the cycles call
 
@@ -165,7 +168,7 @@ class ForecastPaths:
             kept = {one for group in staged.groups for one in group.labels}
             of_series = {one: ms for one, ms in acks.of_series.items() if one in kept}
             self._acks[staged.watch_id] = _Acks(acks.until_ms, of_series)
-        self._find_shared()
+        self._take_stock()
         return staged.left_out
 
     def acknowledge(
@@ -183,7 +186,7 @@ class ForecastPaths:
     def remove(self, watch_id: str) -> None:
         self._watches.pop(watch_id, None)
         self._acks.pop(watch_id, None)
-        self._find_shared()
+        self._take_stock()
 
     # What the readers call
 
@@ -229,7 +232,7 @@ class ForecastPaths:
 
     def names(self) -> list[str]:
         """Metric names of all series, sorted."""
-        groups = (group for groups in self._watches.values() for group in groups)
+        groups = (group for groups in list(self._watches.values()) for group in groups)
         return sorted({name for group in groups for name in group.index.by_metric})
 
     def label_names(self, tests: tuple[LabelTest, ...], start_ms: int, end_ms: int) -> list[str]:
@@ -254,13 +257,12 @@ class ForecastPaths:
         return sorted(found - {""})
 
     def stats(self) -> PathStats:
-        series = sum(len(group.labels) for groups in self._watches.values() for group in groups)
-        return PathStats(series, _samples(self._watches.values()))
+        return self._stats
 
     def _matching(self, tests: tuple[LabelTest, ...]) -> Iterator[tuple["_Group", Rows, "_Acks"]]:
         """Groups with the rows that pass; a series that two watches hold comes from the first."""
         seen: set[LabelSet] = set()
-        for watch_id, groups in self._watches.items():
+        for watch_id, groups in list(self._watches.items()):  # the loop may change it meanwhile
             for group in groups:
                 rows = group.index.rows(tests)
                 if not self._shared.isdisjoint(group.index.by_metric):
@@ -270,7 +272,11 @@ class ForecastPaths:
                 if len(rows):
                     yield group, rows, self._acks.get(watch_id, _Acks())
 
-    def _find_shared(self) -> None:
+    def _take_stock(self) -> None:
+        groups = [group for groups in self._watches.values() for group in groups]
+        self._stats = PathStats(
+            sum(len(group.labels) for group in groups), sum(group.values.size for group in groups)
+        )
         by_watch = [
             {name for group in groups for name in group.index.by_metric}
             for groups in self._watches.values()
@@ -318,6 +324,7 @@ class _Index:
     def __init__(self, labels: tuple[LabelSet, ...]) -> None:
         self._labels = labels
         self._remembered: dict[tuple[LabelTest, ...], Rows] = {}
+        self._remembering = threading.Lock()
         by_metric: dict[str, list[int]] = {}
         for row, one in enumerate(labels):
             by_metric.setdefault(one.metric, []).append(row)
@@ -327,9 +334,10 @@ class _Index:
         found = self._remembered.get(tests)
         if found is None:
             found = self._find(tests)
-            if len(self._remembered) >= _REMEMBERED_SELECTIONS:
-                self._remembered.pop(next(iter(self._remembered)))
-            self._remembered[tests] = found
+            with self._remembering:
+                if len(self._remembered) >= _REMEMBERED_SELECTIONS:
+                    self._remembered.pop(next(iter(self._remembered)))
+                self._remembered[tests] = found
         return found
 
     def label_names(self, rows: Rows) -> set[str]:

@@ -5,12 +5,11 @@ here exist: no admin endpoint, no reload and no write of the upstream can be rea
 """
 
 import asyncio
-import gzip
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, Protocol, Self, TypeVar
 from urllib.parse import parse_qsl, quote
 
 import aiohttp
@@ -19,7 +18,9 @@ from aiohttp import web
 from sidecar.errors import Unavailable
 from sidecar.publish.paths import ForecastPaths
 from sidecar.remote.http import printable
+from sidecar.serve.outbox import Outbox
 from sidecar.serve.promql.answering import Query
+from sidecar.serve.promql.cursor import Garbage
 from sidecar.serve.promql.engine import QUERY_PATH, RANGE_PATH, Engine, PassOn, QueryLimits
 from sidecar.serve.promql.frames import QueryError
 from sidecar.serve.promql.listings import with_metadata, with_series, with_strings, with_warning
@@ -35,9 +36,9 @@ from sidecar.serve.promql.params import (
     time_param,
 )
 from sidecar.serve.promql.parse import Unparsable, parse_selector
-from sidecar.serve.promql.replies import Garbage, failure, success
 from sidecar.serve.promql.split import Steps
-from sidecar.serve.upstream import Forward, Upstream, UpstreamRefused
+from sidecar.serve.promql.writing import Pieces, failure, success
+from sidecar.serve.upstream import Forward, Room, TooLarge, Upstream, UpstreamRefused, whole
 
 _log = logging.getLogger(__name__)
 
@@ -64,11 +65,19 @@ _MAX_SELECTORS: Final = 200
 _STATUS: Final = {"bad_data": 400, "execution": 422, "timeout": 503, "unavailable": 503}
 _JSON: Final = "application/json"
 _FORM: Final = "application/x-www-form-urlencoded"
-_GZIP_FROM: Final = 1024
 _WHOLE_BYTES: Final = 256 * 1024
 _LABEL_NAME: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class _Sortable(Protocol):
+    def __hash__(self) -> int: ...
+
+    def __lt__(self, other: Self, /) -> bool: ...
+
+
+_T = TypeVar("_T", bound=_Sortable)
 
 
 class QueryApi:
@@ -76,6 +85,7 @@ class QueryApi:
 
     Args:
         now_ms: the wall clock: an instant query without a time is asked now.
+        outbox: bounds what waits for slow readers.
     """
 
     def __init__(
@@ -85,10 +95,12 @@ class QueryApi:
         *,
         now_ms: Callable[[], int],
         limits: QueryLimits | None = None,
+        outbox: Outbox | None = None,
     ) -> None:
         self._upstream, self._paths, self._now_ms = upstream, paths, now_ms
         self._limits = limits or QueryLimits()
         self._engine = Engine(upstream, paths, limits=self._limits, now_ms=now_ms)
+        self._outbox = outbox or Outbox()
 
     def close(self) -> None:
         """End the threads; the upstream is its owner's to close."""
@@ -111,27 +123,23 @@ class QueryApi:
 
     async def _answer(self, asked: "_Asked", query: Query) -> web.StreamResponse:
         try:
-            outcome = await self._engine.answer(query)
+            outcome = await self._engine.answer(query, self._outbox.check_room)
         except UpstreamRefused as refused:
             return _refusal(refused)
         if not isinstance(outcome, PassOn):
-            return await _json(asked, outcome.body)
+            return await self._json(asked, outcome.body)
         if not outcome.warning:
             return await self._pass_on(asked)
         status, body = await self._whole(asked)
-        if status == 200:
-            body = await asyncio.to_thread(with_warning, body, outcome.warning)
-        return await _json(asked, body, status)
+        if status != 200:
+            return await self._json(asked, [body], status)
+        return await self._json(asked, await asyncio.to_thread(with_warning, body, outcome.warning))
 
     async def labels(self, request: web.Request) -> web.StreamResponse:
         asked = await _Asked.read(request, "/api/v1/labels")
         start_ms, end_ms = _times(asked.params)
-        own = {
-            name
-            for tests in self._selected(asked.params)
-            for name in self._paths.label_names(tests, start_ms, end_ms)
-        }
-        return await self._strings(asked, sorted(own))
+        own = await self._own(asked, lambda tests: self._paths.label_names(tests, start_ms, end_ms))
+        return await self._strings(asked, own)
 
     async def label_values(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["name"]
@@ -139,27 +147,21 @@ class QueryApi:
         asked = await _Asked.read(request, path)
         start_ms, end_ms = _times(asked.params)
         plain = _unescaped(name)
-        own = {
-            value
-            for tests in self._selected(asked.params)
-            for value in self._paths.label_values(plain, tests, start_ms, end_ms)
-        }
-        return await self._strings(asked, sorted(own))
+        own = await self._own(
+            asked, lambda tests: self._paths.label_values(plain, tests, start_ms, end_ms)
+        )
+        return await self._strings(asked, own)
 
     async def series(self, request: web.Request) -> web.StreamResponse:
         asked = await _Asked.read(request, "/api/v1/series")
         start_ms, end_ms = _times(asked.params)
         if not asked.params.get("match[]"):
             raise QueryError("bad_data", "no match[] parameter provided")
-        own = {
-            labels
-            for tests in self._selected(asked.params)
-            for labels in self._paths.labels(tests, start_ms, end_ms)
-        }
         limit = limit_param(asked.params)
+        own = await self._own(asked, lambda tests: self._paths.labels(tests, start_ms, end_ms))
         if not own:
             return await self._pass_on(asked)
-        return await self._merged(asked, lambda body: with_series(body, sorted(own), limit)[0])
+        return await self._merged(asked, lambda body, said: with_series(body, own, limit, said))
 
     async def metadata(self, request: web.Request) -> web.StreamResponse:
         asked = await _Asked.read(request, "/api/v1/metadata")
@@ -170,7 +172,7 @@ class QueryApi:
         own = [name for name in self._paths.names() if metric in ("", name)]
         if not own:
             return await self._pass_on(asked)
-        return await self._merged(asked, lambda body: with_metadata(body, own, limit))
+        return await self._merged(asked, lambda body, said: with_metadata(body, own, limit, said))
 
     def passed_on(self, path: str) -> Handler:
         """A handler of an endpoint that the upstream answers alone."""
@@ -184,20 +186,32 @@ class QueryApi:
         limit = limit_param(asked.params)
         if not own:
             return await self._pass_on(asked)
-        return await self._merged(asked, lambda body: with_strings(body, own, limit)[0])
+        return await self._merged(asked, lambda body, said: with_strings(body, own, limit, said))
+
+    async def _own(
+        self, asked: "_Asked", find: Callable[[tuple[LabelMatcher, ...]], Iterable[_T]]
+    ) -> list[_T]:
+        """What the store has for any of the selectors, each once and sorted."""
+        selected = self._selected(asked.params)
+
+        def found() -> list[_T]:
+            return sorted({one for tests in selected for one in find(tests)})
+
+        return await asyncio.to_thread(found)
 
     async def _merged(
-        self, asked: "_Asked", merge: Callable[[bytes | None], bytes]
+        self, asked: "_Asked", merge: Callable[[bytes | None, str], Pieces]
     ) -> web.StreamResponse:
         """The upstream's listing and ours; ours alone, with a warning, where it is away."""
+        self._outbox.check_room()
+        body, said = None, ""
         try:
             status, body = await self._whole(asked)
+            if status != 200:
+                return await self._json(asked, [body], status)
         except Unavailable as error:
-            own = await asyncio.to_thread(merge, None)
-            return await _json(asked, with_warning(own, f"only forecasts are shown: {error}"))
-        if status != 200:
-            return await _json(asked, body, status)
-        return await _json(asked, await asyncio.to_thread(merge, body))
+            said = f"only forecasts are shown: {error}"
+        return await self._json(asked, await asyncio.to_thread(merge, body, said))
 
     def _selected(self, params: Params) -> list[tuple[LabelMatcher, ...]]:
         """The matchers of each ``match[]``; one without any where there is none.
@@ -220,7 +234,7 @@ class QueryApi:
         """The upstream's answer as it comes."""
         async with self._upstream.send(asked.forward, self._limits.deadline_s) as theirs:
             if theirs.status == 204:  # Prometheus 2 on exemplars of what has no selector
-                return await _json(asked, success("[]"))
+                return await self._json(asked, success(["[]"]))
             if theirs.content_type != _JSON:
                 body = await theirs.content.read(64 * 1024)
                 return _not_json(theirs.status, body)
@@ -236,22 +250,21 @@ class QueryApi:
     async def _whole(self, asked: "_Asked") -> tuple[int, bytes]:
         """The upstream's answer, plain and whole."""
         forward = replace(asked.forward, accept_encoding="identity")
-        limit = self._limits.max_reply_bytes
         async with self._upstream.send(forward, self._limits.deadline_s) as theirs:
-            pieces, size = [], 0
-            async for piece in theirs.content.iter_any():
-                size += len(piece)
-                if size > limit:
-                    raise QueryError(
-                        "execution", f"the upstream's answer is longer than {limit} bytes"
-                    )
-                pieces.append(piece)
-            body = b"".join(pieces)
+            try:
+                body = await whole(theirs, Room(self._limits.max_reply_bytes))
+            except TooLarge as error:
+                raise QueryError("execution", str(error)) from None
             if theirs.content_type != _JSON:
                 answer = _not_json(theirs.status, body)
                 assert isinstance(answer.body, bytes)
                 return answer.status, answer.body
             return theirs.status, body
+
+    async def _json(self, asked: "_Asked", pieces: Pieces, status: int = 200) -> web.StreamResponse:
+        gzip = asked.forward.accept_encoding == "gzip"
+        headers = {"Content-Type": _JSON}
+        return await self._outbox.send(asked.request, pieces, headers, status=status, gzip=gzip)
 
 
 class _Asked:
@@ -345,14 +358,6 @@ def _takes_gzip(request: web.Request) -> bool:
         if name.strip().lower() == "gzip":
             return re.fullmatch(r"\s*q\s*=\s*0(\.0*)?\s*", weight) is None
     return False
-
-
-async def _json(asked: _Asked, body: bytes, status: int = 200) -> web.Response:
-    headers = {"Content-Type": _JSON}
-    if len(body) >= _GZIP_FROM and asked.forward.accept_encoding == "gzip":
-        body = await asyncio.to_thread(gzip.compress, body, 1, mtime=0)
-        headers["Content-Encoding"] = "gzip"
-    return web.Response(status=status, headers=headers, body=body)
 
 
 def _refusal(refused: UpstreamRefused) -> web.Response:

@@ -19,7 +19,9 @@ from sidecar.errors import WireError
 from sidecar.names import METRIC_NAME
 from sidecar.publish.paths import ForecastPaths, PathBlock, ragged
 from sidecar.series import MatchOp
+from sidecar.serve.outbox import Outbox
 from sidecar.serve.promql.matchers import LabelMatcher
+from sidecar.serve.promql.writing import PIECE_BYTES, Pieces
 from sidecar.wire import snappy
 from sidecar.wire.read_replies import encode_chunked_frames, encode_read_response_samples
 from sidecar.wire.remote_pb2 import Query, ReadRequest
@@ -36,6 +38,8 @@ MAX_QUERIES: Final = 100
 STREAM_FROM_SAMPLES: Final = 250_000
 _MAX_SAMPLES: Final = 2_000_000
 _CONCURRENT: Final = 4
+# From so many on looking through them is left to a thread.
+_MANY_SERIES: Final = 2_000
 _STREAM_TYPE: Final = "application/x-streamed-protobuf; proto=prometheus.ChunkedReadResponse"
 _OPERATORS: Final = {
     WireMatcher.EQ: MatchOp.EQUAL,
@@ -62,22 +66,39 @@ class RemoteReadServer:
     def __init__(self, paths: ForecastPaths) -> None:
         self._paths = paths
         self._gate = asyncio.Semaphore(_CONCURRENT)
+        self._outbox = Outbox()
 
     async def read(self, request: web.Request) -> web.StreamResponse:
         try:
             wanted, accepted = _decode(await _body(request))
         except (WireError, DecodeError, ValueError) as error:
             return web.Response(status=400, text=f"{error}\n")
-        results = [self._found(one) for one in wanted]
+        results = await self._results(wanted)
         samples = sum(block.values.size for blocks in results for block in blocks)
         if not samples:
-            return _samples_response(_whole([[] for _ in results]))
+            return await self._samples(request, _whole([[] for _ in results]))
+        if not self._outbox.has_room():
+            return web.Response(status=503, text="too many answers wait for their readers\n")
         async with self._gate:
             if _streams(accepted, samples):
                 return await _stream(request, results)
             if samples > _MAX_SAMPLES:
                 return web.Response(status=400, text=f"exceeded sample limit ({_MAX_SAMPLES})\n")
-            return _samples_response(await asyncio.to_thread(_whole, results))
+            pieces = await asyncio.to_thread(_whole, results)
+        return await self._samples(request, pieces)
+
+    async def _results(self, wanted: Sequence[_Wanted]) -> Results:
+        """In a thread where there is much to look through."""
+
+        def found() -> Results:
+            return [self._found(one) for one in wanted]
+
+        few = self._paths.stats().series * len(wanted) < _MANY_SERIES
+        return found() if few else await asyncio.to_thread(found)
+
+    async def _samples(self, request: web.Request, pieces: Pieces) -> web.StreamResponse:
+        headers = {"Content-Type": "application/x-protobuf", "Content-Encoding": "snappy"}
+        return await self._outbox.send(request, pieces, headers)
 
     def _found(self, wanted: _Wanted) -> list[PathBlock]:
         if not wanted.tests or wanted.start_ms > wanted.end_ms:
@@ -162,13 +183,10 @@ def _streams(accepted: Sequence[int], samples: int) -> bool:
     return ReadRequest.SAMPLES not in known or samples >= STREAM_FROM_SAMPLES
 
 
-def _whole(results: Results) -> bytes:
-    return snappy.compress(encode_read_response_samples([ragged(blocks) for blocks in results]))
-
-
-def _samples_response(body: bytes) -> web.Response:
-    headers = {"Content-Type": "application/x-protobuf", "Content-Encoding": "snappy"}
-    return web.Response(body=body, headers=headers)
+def _whole(results: Results) -> list[bytes]:
+    encoded = encode_read_response_samples([ragged(blocks) for blocks in results])
+    body = snappy.compress(encoded)
+    return [body[at : at + PIECE_BYTES] for at in range(0, len(body), PIECE_BYTES)]
 
 
 async def _stream(request: web.Request, results: Results) -> web.StreamResponse:

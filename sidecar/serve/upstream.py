@@ -22,11 +22,13 @@ from sidecar.errors import Unavailable
 from sidecar.remote.credentials import CredentialSource
 from sidecar.remote.http import bypasses_proxy, open_session, printable, user_agent
 from sidecar.remote.settings import HttpSettings
-from sidecar.serve.promql.replies import Garbage, read_object
+from sidecar.serve.promql.cursor import Garbage
+from sidecar.serve.promql.replies import read_object
 
 DEFAULT_LOOKBACK_MS: Final = 300_000
 _FACTS_LIVE_S: Final = 300.0
 _FACTS_RETRY_S: Final = 10.0
+_LONG_BYTES: Final = 1 << 20
 _NEWEST: Final = (99, 0)
 _FORM: Final = "application/x-www-form-urlencoded"
 _UNSAFE_IN_QUERY: Final = "%!$&'()*+,;=:@/?-._~[]{}|^`\"<>\\"
@@ -63,7 +65,23 @@ class UpstreamRefused(Exception):
 
 
 class TooLarge(Exception):
-    """An answer to one of our own questions is longer than the query may load."""
+    """The answers to our own questions are longer than the query may load."""
+
+
+class Room:
+    """How many bytes the answers to one query's questions may still have, together."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = self._left = max_bytes
+
+    def take(self, size: int) -> None:
+        """
+        Raises:
+            TooLarge
+        """
+        self._left -= size
+        if self._left < 0:
+            raise TooLarge(f"the upstream's answer is longer than {self._max_bytes} bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +97,20 @@ class UpstreamFacts:
     lookback_ms: int = DEFAULT_LOOKBACK_MS
     since_3: bool = True
     takes_lookback: bool = True
+
+
+async def whole(response: aiohttp.ClientResponse, room: Room) -> bytes:
+    """A body in one; to put a long one together is left to a thread.
+
+    Raises:
+        TooLarge
+    """
+    pieces, size = [], 0
+    async for piece in response.content.iter_any():
+        room.take(len(piece))
+        size += len(piece)
+        pieces.append(piece)
+    return b"".join(pieces) if size < _LONG_BYTES else await asyncio.to_thread(b"".join, pieces)
 
 
 class Upstream:
@@ -156,7 +188,7 @@ class Upstream:
             raise Unavailable(f"{self.display_url}: {said}") from error
 
     async def ask(
-        self, path: str, params: Mapping[str, str], *, timeout_s: float, max_bytes: int
+        self, path: str, params: Mapping[str, str], *, timeout_s: float, room: Room
     ) -> bytes:
         """A question of our own, as a form: the body of a 200.
 
@@ -165,13 +197,7 @@ class Upstream:
         """
         body = urlencode(params, errors="surrogateescape").encode()
         async with self.send(Forward("POST", path, body=body), timeout_s) as response:
-            pieces, size = [], 0
-            async for piece in response.content.iter_any():
-                size += len(piece)
-                if size > max_bytes:
-                    raise TooLarge(f"the upstream's answer is longer than {max_bytes} bytes")
-                pieces.append(piece)
-            answer = b"".join(pieces)
+            answer = await whole(response, room)
             if response.status != 200:
                 raise UpstreamRefused(response.status, response.content_type, answer)
             if response.content_type != "application/json":

@@ -1,7 +1,10 @@
-"""The part of a query that runs in a thread: upstream's bytes in, the answer's bytes out."""
+"""The part of a query that runs in a thread: upstream's bytes in, the answer's bytes out.
+
+Nothing in it may be long at a stretch, for threads share one interpreter with the event loop.
+"""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -10,21 +13,17 @@ import numpy as np
 from sidecar.publish.paths import PathBlock
 from sidecar.serve.promql.evaluate import Inputs, Ragged, evaluate
 from sidecar.serve.promql.frames import Budget, Samples, Scalar, Value
-from sidecar.serve.promql.replies import (
-    Reply,
-    Row,
+from sidecar.serve.promql.replies import Reply, Row, numbers, read_reply, value_of
+from sidecar.serve.promql.split import Steps
+from sidecar.serve.promql.syntax import Expr, Kind, RangeSelector, VectorSelector, kind_of
+from sidecar.serve.promql.writing import (
     instant_data,
     joined_rows,
     matrix_data,
     matrix_rows,
-    numbers,
-    read_reply,
     scalar_row,
     success,
-    value_of,
 )
-from sidecar.serve.promql.split import Steps
-from sidecar.serve.promql.syntax import Expr, Kind, RangeSelector, VectorSelector, kind_of
 
 TRUNCATED: Final = "results truncated due to limit"
 _POSITION: Final = re.compile(r" \(\d+:\d+\)$")  # line and column that an annotation is about
@@ -74,8 +73,8 @@ class Job:
     budget: Budget
     warnings: tuple[str, ...] = ()
 
-    def run(self) -> bytes:
-        """The answer's JSON.
+    def run(self) -> list[bytes]:
+        """The answer's JSON, in pieces.
 
         Raises:
             QueryError, Garbage
@@ -111,14 +110,14 @@ class Job:
             self.budget.check(0, 0)
         return Inputs(self.ahead, known, raw, self.own, self.lookback_ms, self.since_3, self.budget)
 
-    def _nothing(self) -> str:
+    def _nothing(self) -> Iterable[str]:
         """An instant that is past now, of what cannot be evaluated."""
         if self.kind is Kind.SCALAR:
             return instant_data(Scalar(np.array([np.nan])), self.ahead.start_ms)
         kind = Kind.MATRIX if self.kind is Kind.MATRIX else Kind.VECTOR
-        return f'{{"resultType":"{kind}","result":[]}}'
+        return [f'{{"resultType":"{kind}","result":[]}}']
 
-    def _matrix(self, past: Sequence[Row], future: Sequence[Row], notes: "_Notes") -> str:
+    def _matrix(self, past: Sequence[Row], future: Sequence[Row], notes: "_Notes") -> Iterable[str]:
         rows = joined_rows(past, future)
         if 0 < self.query.limit < len(rows):
             notes.warnings.append(TRUNCATED)

@@ -18,14 +18,14 @@ from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from sidecar.errors import Unavailable
-from sidecar.names import OUTPUT_SUFFIXES
+from sidecar.names import OUTPUT_SUFFIXES, is_own_output
 from sidecar.publish.paths import ForecastPaths, PathBlock
 from sidecar.serve.promql.answering import Job, Query
+from sidecar.serve.promql.cursor import Garbage
 from sidecar.serve.promql.fetch import Fetch, GridFetch, RawFetch, fetches
 from sidecar.serve.promql.frames import Budget, QueryError
 from sidecar.serve.promql.params import FAR_MS
 from sidecar.serve.promql.parse import LONG_TEXT, Unparsable, parse, splice_edges
-from sidecar.serve.promql.replies import Garbage, time_text
 from sidecar.serve.promql.split import FirstServed, Steps, first_own_step, unsupported
 from sidecar.serve.promql.syntax import (
     Call,
@@ -34,15 +34,19 @@ from sidecar.serve.promql.syntax import (
     RangeSelector,
     VectorSelector,
     kind_of,
+    metric_of,
     pinned,
     selectors,
 )
-from sidecar.serve.upstream import TooLarge, Upstream
+from sidecar.serve.promql.writing import Pieces, time_text
+from sidecar.serve.upstream import Room, TooLarge, Upstream
 
 _log = logging.getLogger(__name__)
 
 RANGE_PATH: Final = "/api/v1/query_range"
 QUERY_PATH: Final = "/api/v1/query"
+# From so many forecast series on looking through them is left to a thread.
+_MANY_SERIES: Final = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,7 @@ class PassOn:
 class Answer:
     """A whole successful body, as JSON."""
 
-    body: bytes
+    body: Pieces
 
 
 Outcome: TypeAlias = PassOn | Answer
@@ -129,8 +133,12 @@ class Engine:
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def answer(self, query: Query) -> Outcome:
+    async def answer(self, query: Query, check_room: Callable[[], None]) -> Outcome:
         """
+        Args:
+            check_room: raises where there is no room for an answer of ours; not for what is passed
+                on.
+
         Raises:
             QueryError, UpstreamRefused, Unavailable
         """
@@ -144,9 +152,13 @@ class Engine:
                 if mentioned
                 else ""
             )
-        plan = self._plan(query, expr)
+        if self._takes_a_look(expr):
+            plan = await asyncio.to_thread(self._plan, query, expr)
+        else:
+            plan = self._plan(query, expr)
         if plan is None:
             return PassOn()
+        check_room()
         if self._inside >= self._limits.concurrent + self._limits.waiting:
             raise QueryError("unavailable", "too many queries over forecasts at once, try again")
         self._inside += 1
@@ -160,6 +172,12 @@ class Engine:
             raise QueryError("execution", str(error)) from None
         finally:
             self._inside -= 1
+
+    def _takes_a_look(self, expr: Expr) -> bool:
+        """Whether to find the forecasts that a query touches may take more than a moment."""
+        names = [metric_of(one) for one in selectors(expr)]
+        touches = any(name is None or is_own_output(name) for name in names)
+        return touches and self._paths.stats().series >= _MANY_SERIES
 
     def _plan(self, query: Query, expr: Expr) -> _Plan | None:
         """None where no step needs a forecast."""
@@ -253,7 +271,7 @@ class Engine:
         Raises:
             Unavailable, UpstreamRefused, TooLarge: of the first that failed.
         """
-        room = self._limits.max_reply_bytes // max(len(wanted), 1)
+        room = Room(self._limits.max_reply_bytes)
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = {
@@ -265,7 +283,7 @@ class Engine:
         return {one: task.result() for one, task in tasks.items()}
 
     async def _fetch(
-        self, ask: Fetch, steps: Steps, query: Query, deadline: float, max_bytes: int
+        self, ask: Fetch, steps: Steps, query: Query, deadline: float, room: Room
     ) -> bytes:
         left_s = max(deadline - self._monotonic(), 0.001)
         params = {"query": ask.text, "timeout": f"{max(int(left_s * 1000), 1)}ms"}
@@ -278,7 +296,7 @@ class Engine:
             params["start"], params["end"] = time_text(steps.start_ms), time_text(steps.end_ms)
             params["step"] = time_text(steps.step_ms)
             path = RANGE_PATH
-        return await self._upstream.ask(path, params, timeout_s=left_s, max_bytes=max_bytes)
+        return await self._upstream.ask(path, params, timeout_s=left_s, room=room)
 
 
 async def _parsed(text: str) -> Expr:

@@ -4,13 +4,16 @@ Pure, for a thread: lists may be long.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain, islice
+from typing import Any, Final, TypeVar
 
 from sidecar import names
 from sidecar.series import LabelSet
 from sidecar.serve.promql.answering import TRUNCATED
-from sidecar.serve.promql.replies import Garbage
+from sidecar.serve.promql.cursor import Cursor, Garbage, decoded
+from sidecar.serve.promql.replies import read_data
+from sidecar.serve.promql.writing import PIECE_BYTES, in_pieces, metric_text
 
 _HELP: Final = {
     names.EXPECTED: "What {metric} should be at this instant, as forecast one step before; "
@@ -25,8 +28,6 @@ _HELP: Final = {
     names.MODEL_INFO: "Which model and version serve forecasts of {metric}.",
 }
 
-Listing = Callable[[Any], Any]
-
 
 def help_text(metric: str) -> str:
     """HELP of a metric that we emit.
@@ -40,87 +41,132 @@ def help_text(metric: str) -> str:
     return "A forecast."
 
 
-def with_strings(body: bytes | None, own: Sequence[str], limit: int) -> tuple[bytes, bool]:
+def with_strings(
+    body: bytes | None, own: Sequence[str], limit: int, warning: str = ""
+) -> list[bytes]:
     """A list of strings, sorted, each once.
 
     Args:
         body: the upstream's answer; None where there is none.
+        own: sorted.
         limit: at most so many, 0 = all.
-
-    Returns:
-        The answer's JSON without warnings of ours, and whether it was cut.
+        warning: to go with it, unless empty.
 
     Raises:
         Garbage
     """
-    answer = _read(body, list)
-    found = sorted({*(str(one) for one in answer["data"]), *own})
-    return _cut(answer, found, limit)
+    theirs, rest = _read(body, _list, list[Any]())
+    found = [*(str(one) for one in theirs), *own]
+    found.sort()  # two runs that are in order: quick, however long
+    texts = (json.dumps(one, ensure_ascii=False) for one in dict.fromkeys(found))
+    return _list_of(texts, limit, rest, warning)
 
 
-def with_series(body: bytes | None, own: Sequence[LabelSet], limit: int) -> tuple[bytes, bool]:
+def with_series(
+    body: bytes | None, own: Sequence[LabelSet], limit: int, warning: str = ""
+) -> list[bytes]:
     """A list of label sets, sorted, each once."""
-    answer = _read(body, list)
+    theirs, rest = _read(body, _list, list[Any]())
     try:
-        theirs = {LabelSet.of(one) for one in answer["data"]}
+        every = {LabelSet.of(one) for one in theirs}.union(own)
     except (TypeError, ValueError) as error:
         raise Garbage(f"not a list of series: {error}") from None
-    found = [dict(one.pairs) for one in sorted(theirs.union(own))]
-    return _cut(answer, found, limit)
+    return _list_of((metric_text(one) for one in sorted(every)), limit, rest, warning)
 
 
-def with_metadata(body: bytes | None, own: Sequence[str], limit: int | None) -> bytes:
+def with_metadata(
+    body: bytes | None, own: Sequence[str], limit: int | None, warning: str = ""
+) -> list[bytes]:
     """Metadata by metric; ours are gauges, and added only where the upstream knows nothing."""
-    answer = _read(body, dict)
-    data: Mapping[str, Any] = answer["data"]
+    theirs, rest = _read(body, _object, dict[str, Any]())
     added = {
         metric: [{"type": "gauge", "help": help_text(metric), "unit": ""}]
         for metric in own
-        if not data.get(metric)
+        if not theirs.get(metric)
     }
-    merged = {**data, **added}
-    if limit is not None and len(merged) > limit:
-        merged = dict(list(merged.items())[:limit])
-    return _dump({**answer, "data": merged})
+    merged = {**theirs, **added}
+    texts = (f"{_dump(metric)}:{_dump(about)}" for metric, about in islice(merged.items(), limit))
+    return _around("{", texts, "}", rest, [warning] if warning else [])
 
 
-def with_warning(body: bytes, warning: str) -> bytes:
-    """An answer with one more warning.
+def with_warning(body: bytes, warning: str) -> list[bytes]:
+    """An answer to a query with one more warning, its data as they are.
 
     Raises:
         Garbage
     """
-    try:
-        answer = json.loads(body)
-        answer["warnings"] = [*(answer.get("warnings") or []), warning]
-    except (ValueError, TypeError, RecursionError, AttributeError) as error:
-        raise Garbage(f"not an answer: {error}") from None
-    return _dump(answer)
+
+    def data(cursor: Cursor) -> tuple[int, int]:
+        cursor.peek()
+        begin = cursor.at
+        read_data(cursor)
+        return begin, cursor.at
+
+    text = decoded(body)
+    (begin, end), rest = _read(text, data, (0, 0))
+    parts = (text[at : min(at + PIECE_BYTES, end)] for at in range(begin, end, PIECE_BYTES))
+    return _around("", parts, "", rest, [warning], between="")
 
 
-def _read(body: bytes | None, kind: type) -> dict[str, Any]:
+T = TypeVar("T")
+
+
+def _read(
+    body: bytes | str | None, read: Callable[[Cursor], T], nothing: T
+) -> tuple[T, dict[str, Any]]:
+    """``data`` as ``read`` takes it, and the other members; null and no answer are ``nothing``."""
     if body is None:
-        return {"status": "success", "data": kind()}
+        return nothing, {}
+    data, rest = nothing, dict[str, Any]()
     try:
-        answer = json.loads(body)
-        # Prometheus 2 writes null for an empty list.
-        data = kind() if answer["data"] is None else answer["data"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        cursor = Cursor(body if isinstance(body, str) else decoded(body))
+        for key in cursor.members():
+            # Prometheus 2 writes null for an empty list.
+            if key == "data" and cursor.peek() != "n":
+                rest[key], data = None, read(cursor)
+            else:
+                rest[key] = cursor.value()
+    except (ValueError, TypeError, RecursionError) as error:
         raise Garbage(f"not an answer: {error}") from None
-    if not isinstance(data, kind):
-        raise Garbage(f"an answer whose data is no {kind.__name__}")
-    return {**answer, "data": data}
+    if "data" not in rest:
+        raise Garbage("an answer without data")
+    return data, {key: value for key, value in rest.items() if key not in ("status", "data")}
 
 
-def _cut(answer: dict[str, Any], found: list[Any], limit: int) -> tuple[bytes, bool]:
-    cut = 0 < limit < len(found)
-    warnings = list(answer.get("warnings") or [])
-    if cut and TRUNCATED not in warnings:
+def _list(cursor: Cursor) -> list[Any]:
+    return [cursor.value() for _ in cursor.elements()]
+
+
+def _object(cursor: Cursor) -> dict[str, Any]:
+    return {key: cursor.value() for key in cursor.members()}
+
+
+def _list_of(
+    texts: Iterable[str], limit: int, rest: Mapping[str, Any], warning: str
+) -> list[bytes]:
+    every = list(texts)
+    warnings = [warning] if warning else []
+    if 0 < limit < len(every):
         warnings.append(TRUNCATED)
-    notes = {"warnings": warnings} if warnings else {}
-    return _dump({**answer, "data": found[:limit] if cut else found, **notes}), cut
+        del every[limit:]
+    return _around("[", every, "]", rest, warnings)
 
 
-def _dump(answer: Mapping[str, Any]) -> bytes:
-    text = json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
-    return text.encode("utf-8", "replace")
+def _around(
+    begin: str,
+    texts: Iterable[str],
+    end: str,
+    rest: Mapping[str, Any],
+    warnings: Sequence[str],
+    between: str = ",",
+) -> list[bytes]:
+    """The whole answer: ``data`` of ``texts``, what else was in the upstream's, and warnings."""
+    notes = list(dict.fromkeys([*(rest.get("warnings") or ()), *warnings]))
+    others = {**rest, **({"warnings": notes} if notes else {})}
+    last = "".join(f",{_dump(key)}:{_dump(value)}" for key, value in others.items())
+    parts = (f"{between if number else ''}{text}" for number, text in enumerate(texts))
+    return in_pieces(chain(('{"status":"success","data":', begin), parts, (end, last, "}")))
+
+
+def _dump(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -1,5 +1,6 @@
 """Prometheus' JSON, read row by row and written as Prometheus writes it."""
 
+import gzip
 import json
 import math
 
@@ -9,23 +10,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.series import LabelSet
+from sidecar.serve.promql.cursor import Garbage
 from sidecar.serve.promql.frames import Frame, QueryError, Scalar
-from sidecar.serve.promql.replies import (
-    Garbage,
+from sidecar.serve.promql.replies import numbers, read_reply, value_of
+from sidecar.serve.promql.split import Steps
+from sidecar.serve.promql.writing import (
+    PIECE_BYTES,
     PointWriter,
+    compressed,
+    in_pieces,
     instant_data,
     joined_rows,
     matrix_data,
     matrix_rows,
     number_text,
-    numbers,
-    read_reply,
     scalar_row,
     success,
     time_text,
-    value_of,
 )
-from sidecar.serve.promql.split import Steps
 from tests.unit.serve.promql_twin import close, same, steps_of
 
 A, B = LabelSet.of({"__name__": "x", "i": 'a"\\\n'}), LabelSet.of({"i": "é"})
@@ -50,7 +52,7 @@ def test_a_range_that_is_written_reads_back(
     values: list[list[float]], present: list[list[bool]]
 ) -> None:
     written = frame(values, present)
-    body = success(matrix_data(matrix_rows(STEPS.instants_ms, written)))
+    body = b"".join(success(matrix_data(matrix_rows(STEPS.instants_ms, written))))
     again = value_of(read_reply(body), STEPS, scalar=False)
     assert isinstance(again, Frame)
     assert same(steps_of(again), steps_of(written))
@@ -63,7 +65,7 @@ def test_an_instant_that_is_written_reads_back(
 ) -> None:
     written = frame(values, present)
     one = Frame(written.labels, written.values[:, :1], written.present[:, :1])
-    body = success(instant_data(one, 1_000), ["w"], ["i"])
+    body = b"".join(success(instant_data(one, 1_000), ["w"], ["i"]))
     reply = read_reply(body)
     assert (reply.result_type, reply.warnings, reply.infos) == ("vector", ("w",), ("i",))
     again = value_of(reply, Steps(1_000, 1_000, 1), scalar=False)
@@ -128,7 +130,7 @@ def test_the_past_is_passed_on_as_it_was_written() -> None:
     reply = read_reply(body.encode())
     one = np.ones((1, 1))
     future = matrix_rows(np.array([2_000], dtype=np.int64), Frame((B,), one, one > 0))
-    text = matrix_data(joined_rows(reply.rows, future))
+    text = "".join(matrix_data(joined_rows(reply.rows, future)))
     assert text == (
         f'{{"resultType":"matrix","result":[{{"metric":{{"i":"é"}},"values":[{points},[2,"1"]]}}]}}'
     )
@@ -141,7 +143,7 @@ def test_native_histograms_of_the_past_are_kept_and_are_no_numbers() -> None:
         b'"histograms":[[1,{"count":"1","sum":"2","buckets":[[0,"1","2","1"]]}]]}]}}'
     )
     reply = read_reply(body)
-    assert json.loads(matrix_data(reply.rows)) == json.loads(body)["data"]
+    assert json.loads("".join(matrix_data(reply.rows))) == json.loads(body)["data"]
     with pytest.raises(QueryError, match="native histograms"):
         value_of(reply, STEPS, scalar=False)
 
@@ -178,17 +180,27 @@ def test_rows_are_read_alike_however_they_are_written() -> None:
 
 def test_a_scalar_reads_back() -> None:
     row = scalar_row(STEPS.instants_ms, Scalar(np.array([1.0, math.nan, 3.0, 4.5])))
-    again = value_of(read_reply(success(matrix_data([row]))), STEPS, scalar=True)
+    again = value_of(read_reply(b"".join(success(matrix_data([row])))), STEPS, scalar=True)
     assert isinstance(again, Scalar)
     np.testing.assert_equal(again.values, [1.0, math.nan, 3.0, 4.5])
-    one = instant_data(Scalar(np.array([2.0])), 1_500)
+    [one] = instant_data(Scalar(np.array([2.0])), 1_500)
     assert one == '{"resultType":"scalar","result":[1.500,"2"]}'
-    assert numbers(read_reply(success(one)).rows[0].points)[1].tolist() == [2.0]
+    assert numbers(read_reply(b"".join(success([one]))).rows[0].points)[1].tolist() == [2.0]
+
+
+@given(st.lists(st.text(max_size=9)), st.integers(0, 400_000))
+def test_pieces_are_the_whole_when_joined(texts: list[str], filler: int) -> None:
+    texts.append("x" * filler)
+    pieces = in_pieces(texts)
+    assert b"".join(pieces) == "".join(texts).encode()
+    assert all(len(piece) >= PIECE_BYTES for piece in pieces[:-1])
+    assert gzip.decompress(b"".join(compressed(pieces))) == b"".join(pieces)
 
 
 def test_an_empty_answer_is_a_list() -> None:
-    assert json.loads(success(matrix_data([])))["data"]["result"] == []
-    empty = value_of(read_reply(success(matrix_data([]))), STEPS, scalar=False)
+    body = b"".join(success(matrix_data([])))
+    assert json.loads(body)["data"]["result"] == []
+    empty = value_of(read_reply(body), STEPS, scalar=False)
     assert isinstance(empty, Frame)
     assert empty.values.shape == (0, STEPS.size)
 
