@@ -38,6 +38,15 @@ LEAST_AT_HAND: Final = 60
 AT_HAND_MS: Final = 300_000
 
 
+def within_reach(instant_ms: int, origin_ms: int, granularity_ms: int) -> bool:
+    """Whether a watch that stands at ``origin_ms`` can be brought up to ``instant_ms``.
+
+    Not where the receiver would take nothing of what was missed, nor where the clock went back.
+    """
+    most_ms = max(RECEIVER_WINDOW_MS, 2 * granularity_ms)
+    return 0 <= instant_ms - origin_ms <= most_ms
+
+
 @dataclass(frozen=True, eq=False)
 class Begun:
     """A watch at its start.
@@ -174,7 +183,8 @@ class Beginning:
         except StoreError as error:
             log.warning("watch %s: what was left of it is not used: %s", self._title, error)
             return None, {}
-        if known is None or not 0 <= instant_ms - known.origin_ms <= RECEIVER_WINDOW_MS:
+        step_ms = self._config.granularity_ms
+        if known is None or not within_reach(instant_ms, known.origin_ms, step_ms):
             return None, wishes
         return known, wishes
 
@@ -245,8 +255,12 @@ class Beginning:
         return make_rules(self._config, found, kind, self._ports.lookback_delta_ms(), self._gate)
 
     async def _history_end_ms(self, labels: Sequence[LabelSet], instant_ms: int) -> int:
-        """Where the history ends: at what was written last, if the rest can still be caught up."""
+        """Where the history ends: at what was written last, if the rest can still be caught up.
+
+        Else one instant early, so that the first cycle is due at once and not an instant later.
+        """
         written = await self._ports.written_until_ms(self._publisher.outputs_of(labels))
-        if written is None or not 0 <= instant_ms - written <= RECEIVER_WINDOW_MS:
-            return instant_ms
-        return written // self._config.granularity_ms * self._config.granularity_ms
+        step_ms = self._config.granularity_ms
+        if written is None or not within_reach(instant_ms, written, step_ms):
+            return instant_ms - step_ms
+        return written // step_ms * step_ms

@@ -159,15 +159,11 @@ class Running:
         await self.stopping.wait()
 
     async def once(self) -> bool:
-        """One turn of every watch, its samples delivered; whether every series got a forecast."""
+        """Every watch brought up to now, its samples delivered; whether nothing is amiss."""
         self._start(self._trainer.run(self.stopping))
         await self._source.learn(self.stopping, self._endpoints.first.client)
-        await asyncio.gather(*(watch.turn() for watch in self.watches))
-        delivered = await self._endpoints.drained(SHUTDOWN_S)
-        results = [watch.latest for watch in self.watches]
-        return delivered and all(
-            result is not None and not any(result.reasons) for result in results
-        )
+        complete = await asyncio.gather(*(watch.once() for watch in self.watches))
+        return await self._endpoints.drained(SHUTDOWN_S) and all(complete)
 
     async def in_thread(self, function: Callable[..., T], /, *arguments: object) -> T:
         return await self.loop.run_in_executor(self._executor, partial(function, *arguments))

@@ -242,7 +242,7 @@ class Trainer:
         self._note = note
         self.switching = asyncio.Lock()
         self._trainees: dict[str, Trainee] = {}
-        self._asked = asyncio.Event()
+        self._asked, self._one_finished = asyncio.Event(), asyncio.Event()
         self._running: set[asyncio.Task[None]] = set()
 
     def enrol(self, trainee: Trainee) -> None:
@@ -260,6 +260,12 @@ class Trainer:
     def waiting(self) -> int:
         """Series in the queue and batches under way."""
         return len(self._queue) + len(self._running)
+
+    async def idle(self) -> None:
+        """Return when nothing waits and nothing is under way."""
+        while self.waiting:
+            self._one_finished.clear()
+            await self._one_finished.wait()
 
     def ask(
         self,
@@ -298,6 +304,7 @@ class Trainer:
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
         self._asked.set()
+        self._one_finished.set()
 
     async def _train(self, batch: FitBatch) -> None:
         trainee = self._trainees.get(batch.watch)

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from sidecar.beginning import Beginning
+from sidecar.beginning import Beginning, within_reach
 from sidecar.config import WatchConfig
 from sidecar.cycle import (
     Advance,
@@ -50,6 +50,9 @@ from sidecar.wishes import FitWishes
 
 log = logging.getLogger(__name__)
 
+# Of a long pause so many instants, and values of all series, are caught up with in one go.
+MOST_INSTANTS: Final = 240
+MOST_VALUES: Final = 100_000
 SAVE_EVERY_MS: Final = 60_000
 # A cycle that went as the one before it is logged at most so often.
 SAY_EVERY_MS: Final = 60_000
@@ -98,6 +101,7 @@ class Watch:
         self._first_done = asyncio.Event()
         self._fitted: list[Fitted] = []
         self._failures = 0
+        self.behind = False
         self._saved_ms = 0
         self._said = (-1, -1)
         self._said_ms = 0
@@ -210,6 +214,23 @@ class Watch:
             except TimeoutError:
                 continue
 
+    async def once(self) -> bool:
+        """Bring the watch up to now, and keep it for the next run; whether nothing is amiss.
+
+        Nothing is where every series has a forecast as of the newest closed instant, or where the
+        last run has dealt with that instant. The fits that the cycle asked for serve the next run.
+        """
+        await self.turn()
+        while self.behind:
+            await self.turn()
+        if self.known is not None:
+            await self._ports.trainer.idle()
+            await self._put_into_service()
+        await self.leave(for_good=False)
+        if self.known is None or self.trouble:
+            return False
+        return self.latest is None or not any(self.latest.reasons)
+
     async def leave(self, *, for_good: bool) -> None:
         """After the last turn: keep what is known, or end the outputs where nobody goes on."""
         if for_good:
@@ -221,6 +242,7 @@ class Watch:
     async def turn(self) -> float:
         """Bring the watch up to now; seconds until the next turn."""
         begun = asyncio.get_running_loop().time()
+        self.behind = False
         instants = forecasts = 0
         error = ""
         try:
@@ -245,7 +267,7 @@ class Watch:
         if self.latest is None or self._rules is None:
             return False
         age_ms = now_ms - self.learned.origin_ms
-        return age_ms <= self._rules.patience_ms and not all(self.latest.reasons)
+        return abs(age_ms) <= self._rules.patience_ms and not all(self.latest.reasons)
 
     @property
     def title(self) -> str:
@@ -259,33 +281,52 @@ class Watch:
 
     async def _advanced(self) -> Advance | None:
         """One turn: begin if need be, put fits into service, run the cycle, ask for fits."""
-        instant_ms = due_instant_ms(
-            self._ports.now_ms(), self.config.granularity_ms, self._offset_ms
-        )
-        if self.known is None and not await self._begun(instant_ms):
-            log.info(
-                "watch %s: no series has a sample up to the newest closed instant yet", self.title
-            )
-            return None
+        instant_ms = self._due_ms()
+        if not self._goes_on(instant_ms):
+            if not await self._begun(instant_ms):
+                log.info(
+                    "watch %s: no series has a sample up to the newest closed instant yet",
+                    self.title,
+                )
+                return None
+            instant_ms = self._due_ms()  # the first fits may have taken a while
         await self._put_into_service()
         known, rules = self._learned
         if instant_ms <= known.origin_ms:
             return None
+        until_ms = min(instant_ms, known.origin_ms + rules.granularity_ms * _at_once(known))
         known, result = await run_cycle(
             rules,
             self.model,
             known,
-            instant_ms,
+            until_ms,
             self._beginning.reader,
             self._ports.in_thread,
             self.publisher,
         )
-        self.known, self.latest = known, result
+        self.known, self.latest, self.behind = known, result, until_ms < instant_ms
         await self._record_rollbacks(result)
         self.known = self.wishes.after_cycle(known, result, rules.drift)
         self._log(result)
         await self._save()
         return result
+
+    def _goes_on(self, instant_ms: int) -> bool:
+        """Whether it goes on from what is known: not after days, nor after a clock set back."""
+        if self.known is None or self._rules is None:
+            return False
+        behind_ms = instant_ms - self.known.origin_ms
+        if -self._rules.patience_ms <= behind_ms <= 0:
+            return True
+        if within_reach(instant_ms, self.known.origin_ms, self.config.granularity_ms):
+            return True
+        log.warning(
+            "watch %s stands %s %s the newest closed instant and begins anew",
+            self.title,
+            format_duration(abs(behind_ms)),
+            "behind" if behind_ms > 0 else "ahead of",
+        )
+        return False
 
     async def _begun(self, instant_ms: int) -> bool:
         """Begin, and wait for the first fits where nothing serves yet; False without any series.
@@ -404,10 +445,14 @@ class Watch:
         return self.trouble
 
     def _until_next_s(self) -> float:
-        granularity_ms = self.config.granularity_ms
-        now_ms = self._ports.now_ms()
-        next_ms = due_instant_ms(now_ms, granularity_ms, self._offset_ms) + granularity_ms
-        return max(0.0, (next_ms + self._offset_ms - now_ms) / 1000) + 0.001
+        if self.behind:
+            return 0.0
+        next_ms = self._due_ms() + self.config.granularity_ms + self._offset_ms
+        return max(0.0, (next_ms - self._ports.now_ms()) / 1000) + 0.001
+
+    def _due_ms(self) -> int:
+        """The newest closed instant."""
+        return due_instant_ms(self._ports.now_ms(), self.config.granularity_ms, self._offset_ms)
 
     def _log(self, result: Advance) -> None:
         fresh = sum(reason is None for reason in result.reasons)
@@ -425,3 +470,9 @@ class Watch:
             format_duration(self.config.horizon_ms),
             f", {len(result.outcomes)} instants caught up" if len(result.outcomes) > 1 else "",
         )
+
+
+def _at_once(known: Known) -> int:
+    """How many missed instants are caught up with in one go: about a second's work, so that a
+    request to stop is heard, and what was read for them fits into memory."""
+    return min(MOST_INSTANTS, max(1, MOST_VALUES // len(known.labels)))

@@ -1,0 +1,59 @@
+"""``sentinel once`` from a crontab: each run goes on where the last one was left."""
+
+import asyncio
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from sidecar.names import EXPECTED, MODEL_INFO
+from tests.exporter import FunctionExporter
+from tests.prometheus import Backfill, PrometheusBinary, RealPrometheus, free_port
+from tests.sidecar import clean_environ, sentinel_command
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+
+async def test_runs_of_once_write_every_instant_with_one_model(
+    newest_prometheus: PrometheusBinary, tmp_path: Path
+) -> None:
+    now_ms = int(time.time()) * 1000
+    times = now_ms - np.arange(900, 0, -1, dtype=np.int64) * 1000
+    history = Backfill().add({"__name__": "x", "job": "test", "instance": "here"}, times, 42.0)
+    watch = {"metric": "x", "granularity": "5s", "horizon": "25s", "lookback": "150s"}
+    with FunctionExporter() as exporter:
+        exporter.gauge("x", lambda t: 42.0)
+        target = {"targets": [exporter.address], "labels": {"instance": "here"}}
+        jobs = [{"job_name": "test", "scrape_interval": "1s", "static_configs": [target]}]
+        async with RealPrometheus(
+            newest_prometheus, history=history, config={"scrape_configs": jobs}
+        ) as server:
+            config = {
+                "prometheus_url": server.url,
+                "emitter_port": free_port(),
+                "artifact_store": str(tmp_path / "store"),
+                "watches": [{**watch, "training_window": "15m"}],
+            }
+            for _ in range(3):
+                await asyncio.to_thread(once, tmp_path / "sentinel.yml", config)
+            start_ms, end_ms = now_ms - 60_000, int(time.time() * 1000)
+            [written] = await server.samples(f"x{EXPECTED}", start_ms, end_ms)
+            infos = await server.query(f"count(count_over_time(x{MODEL_INFO}[5m]))")
+    assert written.timestamps_ms.size >= 3
+    assert set(np.diff(written.timestamps_ms)) == {5_000}
+    assert list(infos.values()) == [1.0]
+
+
+def once(path: Path, config: dict[str, object]) -> None:
+    path.write_text(yaml.safe_dump(config))
+    done = subprocess.run(
+        [*sentinel_command(), "once", "-c", str(path)],
+        env=clean_environ(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,236 @@
+"""The life of a watch under a clock of our own: how it begins, catches up, and begins anew."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import pytest
+
+from sidecar.config import SentinelConfig, WatchConfig
+from sidecar.learning.schedule import Mode, Trigger
+from sidecar.learning.store import VersionStore
+from sidecar.ports import CycleNote, Ports
+from sidecar.publish.exposition import GaugeRules
+from sidecar.publish.paths import ForecastPaths
+from sidecar.publish.publisher import WatchPublisher
+from sidecar.remote.writer import WriteBlock
+from sidecar.series import LabelSet, RawSeries
+from sidecar.trainer import Trainee, Trainer
+from sidecar.watching import MOST_INSTANTS, Watch
+from tests.unit.cycle.helpers import fitted, sampled
+from tests.unit.cycle.test_past import Server
+from tests.unit.publish.test_publisher import output_rules
+
+T = TypeVar("T")
+SECOND = 1_000
+MINUTE = 60 * SECOND
+HOUR = 60 * MINUTE
+T0 = 1_700_000_040_000
+
+
+class FitsAtOnce:
+    """A trainer that fits in the next turn of the event loop."""
+
+    def __init__(self) -> None:
+        self.trainees: dict[str, Trainee] = {}
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.fits = 0
+        self.asked: list[Trigger] = []
+
+    def enrol(self, trainee: Trainee) -> None:
+        self.trainees[trainee.watch_id] = trainee
+
+    def ask(
+        self, watch: str, series: Sequence[str], why: Trigger, _mode: Mode, _drift: object = ()
+    ) -> None:
+        if series:
+            self.asked.append(why)
+            self.tasks.add(asyncio.create_task(self._fit(self.trainees[watch], series)))
+
+    async def _fit(self, trainee: Trainee, series: Sequence[str]) -> None:
+        self.fits += 1
+        past = await trainee.history(series)
+        trainee.deliver(fitted(trainee.model, past, self.fits))
+
+    async def idle(self) -> None:
+        await asyncio.gather(*(task for task in self.tasks if not task.done()))
+
+
+class Spy:
+    """A receiver that takes everything."""
+
+    def __init__(self) -> None:
+        self.blocks: list[WriteBlock] = []
+
+    async def append(self, blocks: Sequence[WriteBlock]) -> None:
+        self.blocks += blocks
+
+    async def end_series(self, labels: Sequence[LabelSet], timestamp_ms: int) -> None:
+        pass
+
+    def instants(self, suffix: str) -> list[int]:
+        return [
+            block.timestamp_ms
+            for block in self.blocks
+            if any(one.metric == "x" + suffix for one in block.labels)
+        ]
+
+
+class World:
+    """One watch with everything around it but the clock, which stands still until it is set."""
+
+    def __init__(self, folder: Path, config: WatchConfig, series: list[RawSeries]) -> None:
+        self.now_ms = T0
+        self.trainer, self.spy, self.notes = FitsAtOnce(), Spy(), list[CycleNote]()
+        self.server = Server(series)
+        self.store = VersionStore.open(folder, max_versions=5)
+        self.config = SentinelConfig(watches=[config]).watches[0]
+        self.watch = self.restarted()
+
+    def restarted(self) -> Watch:
+        """The watch as a new process makes it, with what the store keeps."""
+        publisher = WatchPublisher(
+            self.config.id,
+            output_rules(self.config),
+            GaugeRules("x", self.config.horizon, bounds=False),
+            self.config.horizon_steps,
+            lambda labels: (np.ones(len(labels), np.bool_), np.ones(len(labels), np.bool_)),
+            [self.spy],
+            ForecastPaths(),
+            2_000,
+        )
+        ports = Ports(
+            reader_for=lambda _: self.server,
+            trainer=cast(Trainer, self.trainer),
+            memory=self.store,
+            in_thread=_at_once,
+            now_ms=lambda: self.now_ms,
+            lookback_delta_ms=lambda: 5 * MINUTE,
+            kind_of=_no_kind,
+            written_until_ms=_nothing_written,
+            note=self.notes.append,
+        )
+        return Watch(self.config, publisher, ports, "UTC")
+
+
+async def _at_once(function: Callable[..., T], /, *arguments: object) -> T:
+    return function(*arguments)
+
+
+async def _no_kind(_metric: str) -> str | None:
+    return None
+
+
+async def _nothing_written(_labels: Sequence[LabelSet]) -> int | None:
+    return None
+
+
+def wave(seconds: np.ndarray) -> np.ndarray:
+    return np.asarray(10 + np.sin(seconds / 900))
+
+
+@contextmanager
+def world(folder: Path, granularity: str, *series: RawSeries) -> Iterator[World]:
+    number, unit = int(granularity[:-1]), granularity[-1]
+    config = WatchConfig(
+        "x",
+        granularity=granularity,
+        horizon=f"{5 * number}{unit}",
+        lookback=f"{30 * number}{unit}",
+        model="linear",
+        query_offset="1s",
+    )
+    one = World(folder, config, list(series))
+    try:
+        yield one
+    finally:
+        one.store.close()
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(main)
+
+
+def test_the_first_cycle_follows_the_first_fit_at_once(tmp_path: Path) -> None:
+    with world(tmp_path, "1m", sampled(wave, T0 - HOUR, T0)) as w:
+        run(w.watch.turn())
+        assert len(w.spy.instants("_sentinel_predicted")) == 1
+        assert T0 - 2 * MINUTE < w.spy.blocks[0].timestamp_ms <= T0
+        assert w.watch.fresh(T0)
+
+
+def test_a_run_that_ends_after_one_cycle_is_gone_on_from(tmp_path: Path) -> None:
+    with world(tmp_path, "1m", sampled(wave, T0 - HOUR, T0 + HOUR)) as w:
+        assert run(w.watch.once())
+        for minutes in (1, 2, 2, 4):
+            w.now_ms = T0 + minutes * MINUTE
+            assert run(w.restarted().once())
+        first = w.spy.instants("_sentinel_predicted")[0]
+        assert w.spy.instants("_sentinel_expected") == [first + k * MINUTE for k in range(1, 5)]
+        assert w.trainer.fits == 1
+
+
+def test_once_says_so_where_no_series_is_found(tmp_path: Path) -> None:
+    with world(tmp_path, "1m") as w:
+        assert not run(w.watch.once())
+
+
+@pytest.mark.parametrize("away_ms", [3 * 24 * HOUR, -2 * HOUR])
+def test_after_days_or_a_clock_set_back_a_watch_begins_anew(tmp_path: Path, away_ms: int) -> None:
+    with world(tmp_path, "1m", sampled(wave, T0 - 4 * HOUR, T0 + 73 * HOUR)) as w:
+
+        async def main() -> None:
+            await w.watch.turn()
+            w.now_ms += MINUTE
+            await w.watch.turn()
+            w.now_ms += away_ms
+            w.spy.blocks.clear()
+            await w.watch.turn()
+
+        run(main())
+        assert w.notes[-1].error == ""
+        assert w.notes[-1].instants == 1
+        assert w.now_ms - 2 * MINUTE < w.spy.blocks[0].timestamp_ms <= w.now_ms
+        assert w.watch.fresh(w.now_ms)
+
+
+def test_a_clock_that_goes_back_a_little_is_waited_for(tmp_path: Path) -> None:
+    with world(tmp_path, "1m", sampled(wave, T0 - HOUR, T0 + HOUR)) as w:
+
+        async def main() -> None:
+            await w.watch.turn()
+            w.now_ms -= 3 * MINUTE
+            await w.watch.turn()
+
+        run(main())
+        assert w.trainer.fits == 1
+        assert len(w.spy.blocks) == 1
+
+
+def test_a_long_pause_is_caught_up_with_in_pieces(tmp_path: Path) -> None:
+    with world(tmp_path, "1s", sampled(wave, T0 - HOUR, T0 + HOUR, every_ms=SECOND)) as w:
+
+        async def main() -> list[float]:
+            await w.watch.turn()
+            w.now_ms += 600 * SECOND
+            return [await w.watch.turn() for _ in range(3)]
+
+        waits = run(main())
+        assert [note.instants for note in w.notes] == [1, MOST_INSTANTS, MOST_INSTANTS, 120]
+        assert [wait == 0 for wait in waits] == [True, True, False]
+        expected = w.spy.instants("_sentinel_expected")
+        assert np.diff(expected).tolist() == [SECOND] * 599
+
+
+def test_at_one_hour_a_restart_an_hour_later_goes_on(tmp_path: Path) -> None:
+    with world(tmp_path, "1h", sampled(wave, T0 - 200 * HOUR, T0 + 9 * HOUR, every_ms=MINUTE)) as w:
+        assert run(w.watch.once())
+        w.now_ms += HOUR
+        assert run(w.restarted().once())
+        w.now_ms += HOUR
+        assert run(w.restarted().once())
+        assert len(w.spy.instants("_sentinel_expected")) == 2
+        assert w.trainer.asked.count(Trigger.FIRST) == 1
