@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from sidecar.cli import backtest, explain, orders, running, status
+from sidecar.cli import backtest, explain, models, orders, running, status
 from sidecar.cli.common import DEFAULT_FILE, EXIT_FAILED, EXIT_USAGE, configuration, file_of
 from sidecar.config import SentinelConfig
 from sidecar.errors import ConfigError, SidecarError
@@ -22,6 +22,8 @@ Command = Callable[[SentinelConfig, argparse.Namespace], int]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of ``sentinel`` and ``python -m sidecar``."""
     options = command_line().parse_args(arguments)
+    if not hasattr(options, "config"):  # a command that needs none
+        return int(options.command(options))
     try:
         config = configuration(options)
     except ConfigError as error:
@@ -73,6 +75,10 @@ def command_line() -> argparse.ArgumentParser:
         running.show_remote_read_config,
         "the remote_read block that shows Prometheus the future",
     )
+    about = "what models there are, and what each says of itself"
+    shown = commands.add_parser("models", help=about, description=about)
+    shown.set_defaults(command=models.models)
+    models.add_options(shown)
     _add_series(add("explain", explain.explain, "why series are forecast as they are, or why not"))
     for verb, about in orders.QUESTIONS.items():
         command = add(verb, orders.question, about)

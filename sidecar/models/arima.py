@@ -1,4 +1,4 @@
-"""ARIMA(p, d, q): autoregressive, integrated, moving average, by conditional least squares.
+"""``arima``: autoregressive, integrated, moving average, ARIMA(p, d, q), by least squares.
 
 When to take it: series whose steps are correlated with the steps before, beyond a level and a
 slope; (2, 1, 2) is a good order for an hour ahead of five-minute samples.
@@ -24,7 +24,14 @@ relative to naive): (3, 1, 1) 1.89 / .94, (2, 1, 2) 1.83 / .91, ``order: auto`` 
 2.32 / 1; (2, 1, 2) by plain least squares 1.89 / .98. Intervals of 95 % cover 90 to 91 %. For
 speed: ``python -m tests.bench models``.
 
-Settings: see ``ArimaSettings``.
+Settings:
+
+- ``p``, ``d``, ``q`` (3, 1, 1): orders of the autoregressive part, differencing and moving average.
+- ``order`` ("fixed"): "fixed" takes p and q as they are; "auto" chooses them for each series among
+  (1, 1), (2, 2) and (5, 1) by Akaike's criterion, at the cost of three fits.
+- ``robust`` (true): pull back residuals that are out of all proportion before the fit, so that a
+  spike leaves little behind; false is plain least squares.
+- ``level`` (.95): share of outcomes the prediction interval is to cover.
 """
 
 from dataclasses import dataclass, replace
@@ -57,15 +64,7 @@ EDGE = 0.985  # how near to -1 or 1 a partial autocorrelation may come
 
 @dataclass(frozen=True)
 class ArimaSettings:
-    """Settings of ``ARIMAModel``.
-
-    Attributes:
-        p, d, q: orders of the autoregressive part, differencing and moving average.
-        order: ``fixed`` takes p and q as they are; ``auto`` chooses them for each series among
-            (1, 1), (2, 2) and (5, 1) by Akaike's criterion, at the cost of three fits.
-        robust: pull back residuals that are out of all proportion before the fit, so that a spike
-            leaves little behind; ``false`` is plain least squares.
-        level: share of outcomes the prediction interval is to cover.
+    """See the module.
 
     Raises:
         ValueError: a setting is out of its range.

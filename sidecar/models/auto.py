@@ -15,9 +15,13 @@ and ``naive``.
     choose  the median of the live members, unless some member's error is below (1 - margin) times
             the median's own. For a series that holds its value (four in five values equal the one
             before) naive, unless the median's error is below (1 - margin) times naive's.
-    bounds  the median of the members' bounds, or those of the one chosen, times the square root of
+    bounds  the median of the members' bounds, or those of the one chosen, times k^.3, k
             the quantile of |residual| / half width in the back-test (split conformal prediction,
-            blended and bounded as its few scores deserve: 1/2 to 2).
+            blended and bounded as its few scores deserve: .6 to 1.6).
+
+(Combining forecasts by their median: Petropoulos and Svetunkov, A simple combination of univariate
+models, International Journal of Forecasting 36, 2020. Split conformal: Vovk, Gammerman and Shafer,
+Algorithmic Learning in a Random World, 2005.)
 
 With less history than the back-test needs, the median of whatever could be fitted and naive; with
 less than that, naive alone. ``explain`` says which it was and by what figures.
@@ -216,7 +220,7 @@ class AutoModel(ForecastModel[AutoState]):
         return np.where(clear, best, np.where(holding & ~moves, naive, MEDIAN))
 
     def _spread(self, mean: FloatArray, half: FloatArray, actual: FloatArray) -> FloatArray:
-        """(N,) the square root of the quantile of the scores, each argument (N, V, H)."""
+        """(N,) the quantile of the scores to the power ``BLEND``, each argument (N, V, H)."""
         with np.errstate(over="ignore"):
             ratio = np.abs(actual - mean) / np.maximum(half, np.finfo(np.float64).tiny)
         scores = np.sort(ratio.reshape(len(actual), -1), axis=1)

@@ -1,4 +1,4 @@
-"""Holt's exponential smoothing with an additive trend, damped where the data say so.
+"""``exponential_smoothing``: Holt's method, level and trend, damped where the data say so.
 
 When to take it: a level that wanders and a slope that comes and goes, as most gauges have. The
 damped form is the safest single model over an hour ahead.
@@ -23,13 +23,24 @@ the textbook's, which fits the history better and forecasts it worse.
 Measured on 1,310 windows of recorded series, 288 instants of which the next 12 are forecast (MASE /
 relative to naive): as it comes 1.83 / .90, behind the profile that a watch puts in front of it
 1.77 / .87, textbook 1.93 / 1.00, undamped 1.96 / .94, naive 2.32 / 1. Intervals of 95 % cover 92 %.
-The textbook's sum of squares is at most 1.001 times
-statsforecast's on 99.9 % of the windows (undamped 99.3 %). Fits in one process, on one core, beside
-statsforecast's: textbook 80 to 110 times as many a second (undamped 45 to 60), from an earlier fit
-250 (undamped 100 to 140), as it comes 60 to 70 (undamped 30 to 40; from an earlier fit 80 to 95).
-To see them: ``python -m tests.bench models``.
+The textbook's sum of squares is at most 1.001 times statsforecast's on 99.9 % of the windows
+(undamped 99.3 %). Fits in one process, on one core, beside statsforecast's: textbook 80 to 110
+times as many a second (undamped 45 to 60), from an earlier fit 250 (undamped 100 to 140), as it
+comes 60 to 70 (undamped 30 to 40, from an earlier fit 80 to 95): ``python -m tests.bench models``.
 
-Settings: see ``HoltSettings``.
+Settings:
+
+- ``damped`` ("auto"): whether the trend fades out with the lead; "auto" fits it damped, and
+  undamped where that explains the series clearly better.
+- ``seasonal_steps`` (0, none): instants in a short season (Holt-Winters, additive), 2 to 60, such
+  as 24 for a daily one of hourly samples. Its cost grows with it; for longer seasons there is the
+  profile in front of all models.
+- ``initial`` ("first"): where the recursion starts: "first" at the first sample, without a trend
+  unless the whole history has one beyond doubt; "fitted" at the level and trend with the least sum
+  of squares, as the textbook has it.
+- ``robust`` (true): pull back residuals that are out of all proportion before the fit, so that a
+  spike leaves little behind; false is plain least squares.
+- ``level`` (.95): share of outcomes the prediction interval is to cover.
 """
 
 from dataclasses import dataclass, replace
@@ -65,20 +76,7 @@ _SEASONS: Final = (0, *range(2, LONGEST_SEASON + 1))
 
 @dataclass(frozen=True)
 class HoltSettings:
-    """Settings of ``ExponentialSmoothingModel``.
-
-    Attributes:
-        damped: whether the trend fades out with the lead; ``auto`` fits it damped, and undamped
-            where that explains the series clearly better.
-        seasonal_steps: instants in a short season (Holt-Winters, additive), such as 24 for a daily
-            one of hourly samples; 0 for none. Its cost grows with it; for longer seasons there is
-            the profile in front of all models.
-        initial: where the recursion starts: ``first`` at the first sample, without a trend unless
-            the whole history has one beyond doubt; ``fitted`` at the level and trend with the least
-            sum of squares, as the textbook has it.
-        robust: pull back residuals that are out of all proportion before the fit, so that a spike
-            leaves little behind; ``false`` is plain least squares.
-        level: share of outcomes the prediction interval is to cover.
+    """See the module.
 
     Raises:
         ValueError: a setting is out of its range.

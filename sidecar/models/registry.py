@@ -42,6 +42,7 @@ _FRONTED: Final = frozenset({*_MODELS.values()} - {NaiveModel, SeasonalNaiveMode
 _FRONT_SETTINGS: Final = ("season", "timezone")
 ALIASES: Final = {"holt": "exponential_smoothing"}
 MODEL_NAMES: Final = tuple(_MODELS)
+PROFILE: Final = "seasonal"  # by this name ``describe`` knows the profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +121,51 @@ def validate_params(name: str, params: Mapping[str, object]) -> list[str]:
 def describe(name: str) -> str:
     """What the model says of itself: when to take it, how it works, its settings, its figures.
 
+    ``PROFILE`` is what stands in front of all but the simplest.
+
     Raises:
         ValueError: there is no such model.
     """
-    return getdoc(sys.modules[model_type(name).__module__]) or ""
+    model = SeasonalModel if name == PROFILE else model_type(name)
+    return getdoc(sys.modules[model.__module__]) or ""
+
+
+def summary(name: str) -> str:
+    """What the model is, in one line: the beginning of ``describe``.
+
+    >>> summary("naive")
+    'tomorrow is like now, or like yesterday at this time'
+    """
+    first, _, _ = describe(name).partition("\n\n")
+    words = " ".join(first.split()).rstrip(".")
+    named, colon, rest = words.partition(": ")
+    return rest if colon and named.startswith("``") else words
+
+
+def defaults(name: str) -> dict[str, object]:
+    """The settings of a model and what they are where they are not set; for those that the watch
+    fills in (``ModelContext``) what a watch that sets nothing has.
+
+    Raises:
+        ValueError: there is no such model.
+    """
+    model = SeasonalModel if name == PROFILE else model_type(name)
+    found = _defaults(model)
+    return found | {
+        one: _defaults(SeasonalModel)[one] for one in _accepted(model) if one not in found
+    }
+
+
+def is_fronted(name: str) -> bool:
+    """Whether the profile stands in front of the model."""
+    return model_type(name) in _FRONTED
+
+
+def _defaults(model: type[Any]) -> dict[str, object]:
+    settings = getattr(model, "settings_type", None)
+    if is_dataclass(settings):
+        return {f.name: f.default for f in fields(settings)}
+    return {name: signature(model).parameters[name].default for name in setting_names(model)}
 
 
 def context_of(context: ModelContext) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A daily profile in front of any model, where the days of a series resemble each other.
+"""``seasonal``: a daily profile in front of any model, for series whose days are alike.
 
 Not a model by itself: every model of the registry but the naive ones is run behind it. It pays
 wherever people or schedules drive a series; with ``season: none`` it only keeps spikes and insane

@@ -1,7 +1,7 @@
 """``zscore``: the moving average, with a band of so many standard deviations around it.
 
-The simplest detector, for series without trend or season, and for comparison: many alerts in use
-are this rule. It hardly forecasts: every step is the mean of the newest ``window`` values.
+The simplest detector. Take it for series without trend or season, and for comparison: many alerts
+in use are this rule. It hardly forecasts: every step is the mean of the newest ``window`` values.
 
     mean +- threshold * deviation    over the newest ``window`` values
 
