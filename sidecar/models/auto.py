@@ -1,9 +1,10 @@
 """``auto``: several models for each series, and the one that would have served it best.
 
-The default. Most series are served by the median of four members, which is more accurate than any
-of them: a median needs no history to choose by and is wrong only where most members are. It gives
-way to one member alone, or to naive (flat, zero-inflated and step series), only where a back-test
-says so by a clear margin, which also keeps the choice from flapping from one fit to the next.
+The default: take it unless you know better. Most series are served by the median of four members,
+which is more accurate than any of them: it needs no history to choose by and is wrong only where
+most members are. It gives way to one member alone, or to naive (flat, zero-inflated and step
+series), only where a back-test says so by a clear margin, which also keeps the choice from flapping
+from one fit to the next.
 
 Members: ``lags`` (twelve differences and three running means), ``far`` (24 differences and the
 means), ``levels`` (24 levels; up to 96 steps ahead), ``holt`` (damped, on the newest 288 instants);
