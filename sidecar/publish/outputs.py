@@ -6,6 +6,7 @@ owners or their versions change; in each cycle only numbers move.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -83,6 +84,24 @@ class OutputPlan:
     columns: tuple["Column", ...]
     owner: NDArray[np.bool_]
     predicts: NDArray[np.bool_]
+
+    @cached_property
+    def parts(self) -> tuple[tuple[tuple["Column", ...], tuple[LabelSet, ...]], ...]:
+        """Columns with their label sets, those that name a version apart from the others: a new
+        version of one series makes a new tuple of the former only."""
+        n = len(self.owner)
+        if not n:
+            return ()
+        apart = [
+            bool(self.labels[k * n].get(names.VERSION_LABEL)) for k in range(len(self.columns))
+        ]
+        found = []
+        for versioned in (False, True):
+            places = [k for k, it_is in enumerate(apart) if it_is is versioned]
+            labels = tuple(one for k in places for one in self.labels[k * n : (k + 1) * n])
+            if places:
+                found.append((tuple(self.columns[k] for k in places), labels))
+        return tuple(found)
 
     def rows_of(self, source: int) -> tuple[LabelSet, ...]:
         """Every output series of one source that this watch publishes."""
@@ -197,20 +216,17 @@ def with_ours(source: LabelSet, ours: Mapping[str, str]) -> LabelSet:
 def due_blocks(plan: OutputPlan, outcome: InstantOutcome) -> list[WriteBlock]:
     """The samples owed at the outcome's instant, at most one for each output series.
 
-    Only finite numbers are sent. In the steady state, where every number is finite, the plan's own
-    label tuple is handed on, which lets the writer keep what it prepared for it.
+    Only finite numbers are sent. The plan's own label tuples are handed on whatever is due, which
+    lets the writer keep what it prepared for them.
     """
-    if not plan.labels:
-        return []
-    values = np.concatenate([_allowed(plan, column, outcome) for column in plan.columns])
-    finite = np.isfinite(values)
-    if finite.all():
-        return [WriteBlock(plan.labels, outcome.instant_ms, values)]
-    rows = np.flatnonzero(finite)
-    if not len(rows):
-        return []
-    labels = tuple(plan.labels[row] for row in rows)
-    return [WriteBlock(labels, outcome.instant_ms, values[rows])]
+    blocks = []
+    for chosen, labels in plan.parts:
+        values = np.concatenate([_allowed(plan, column, outcome) for column in chosen])
+        finite = np.isfinite(values)
+        if finite.any():
+            due = None if finite.all() else finite
+            blocks.append(WriteBlock(labels, outcome.instant_ms, values, due))
+    return blocks
 
 
 def _allowed(plan: OutputPlan, column: Column, outcome: InstantOutcome) -> FloatArray:

@@ -24,14 +24,22 @@ class WriteBlock:
     """Samples of N series at one instant.
 
     Hand over the same ``labels`` tuple each time: what depends on the labels alone is kept for it.
+    A new tuple costs a hundred times as much, and some memory for ten minutes; so series that have
+    nothing to say this time stay in it and are not ``due``.
 
     Attributes:
         values: (N,) float64.
+        due: (N,) bool, which series have a sample here; None for all.
     """
 
     labels: tuple[LabelSet, ...]
     timestamp_ms: int
     values: FloatArray
+    due: NDArray[np.bool_] | None = None
+
+    @property
+    def samples(self) -> int:
+        return len(self.labels) if self.due is None else int(np.count_nonzero(self.due))
 
     def __post_init__(self) -> None:
         if self.values.shape != (len(self.labels),):
@@ -68,7 +76,8 @@ class Intake:
         accepted = 0
         for block in blocks:
             lineup = self._book.lineup(block.labels, now_ms)
-            keep = np.ones(len(block.labels), dtype=np.bool_)
+            due = block.due
+            keep = np.ones(len(block.labels), np.bool_) if due is None else due.copy()
             for reason, bad in self._objections(block, lineup, now_ms):
                 refused[reason] += int((keep & bad).sum())
                 keep &= ~bad

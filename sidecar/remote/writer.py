@@ -253,7 +253,7 @@ class RemoteWriter:
         everything that the disk does not take.
         """
         now_ms = self._road.now_ms()
-        samples = sum(len(block.labels) for block in blocks)
+        samples = sum(block.samples for block in blocks)
         if self._gate.skewed:
             await self._gate.say_state()
             return self._count(Acceptance.none(samples, Refusal.CLOCK_SKEW))

@@ -75,7 +75,10 @@ class Spy:
         return [
             block.timestamp_ms
             for block in self.blocks
-            if any(one.metric == "x" + suffix for one in block.labels)
+            if any(
+                one.metric == "x" + suffix and (block.due is None or block.due[row])
+                for row, one in enumerate(block.labels)
+            )
         ]
 
 

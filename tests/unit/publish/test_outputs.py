@@ -54,9 +54,9 @@ def written(
     blocks = due_blocks(plan, what)
     assert all(block.timestamp_ms == T for block in blocks)
     return {
-        str(labels): value
+        str(block.labels[row]): block.values[row]
         for block in blocks
-        for labels, value in zip(block.labels, block.values.tolist(), strict=True)
+        for row in np.flatnonzero(np.ones(len(block.labels)) if block.due is None else block.due)
     }
 
 
@@ -141,5 +141,28 @@ def test_the_steady_state_hands_on_the_plans_own_labels() -> None:
         rules(), (A, B), ("v1", "v1"), np.ones(2, dtype=np.bool_), np.ones(2, dtype=np.bool_)
     )
     blocks = due_blocks(plan, outcome([5.0, 7.0], [[1, 2, 3], [4, 5, 6]]))
-    assert [block.labels for block in blocks] == [plan.labels]
-    assert blocks[0].labels is plan.labels
+    handed_on = [one for block in blocks for one in block.labels]
+    assert sorted(handed_on) == sorted(plan.labels)
+    assert all(block.due is None for block in blocks)
+    again = due_blocks(plan, outcome([5.0, np.nan], [[1, 2, 3], [4, 5, 6]]))
+    assert [id(block.labels) for block in again] == [id(block.labels) for block in blocks]
+    for block in again:
+        assert block.due is not None
+        np.testing.assert_array_equal(block.due, np.isfinite(block.values))
+
+
+@pytest.mark.parametrize("version_label", [False, True])
+def test_a_new_version_makes_new_labels_only_where_they_name_it(version_label: bool) -> None:
+    everyone, r = np.ones(2, dtype=np.bool_), rules(steps=(1,), version_label=version_label)
+    plans = [plan_outputs(r, (A, B), ("v1", new), everyone, everyone) for new in ("v1", "v2")]
+    before, after = ([labels for _, labels in plan.parts] for plan in plans)
+    assert len(before) == len(after) == 2
+    assert before[0] == after[0]
+    assert not any(one.get(names.VERSION_LABEL) for one in before[0])
+    assert before[1] != after[1]
+    named = {one.metric for one in before[1]}
+    assert named == (
+        {"x_sentinel_model_info", "x_sentinel_predicted"}
+        if version_label
+        else {"x_sentinel_model_info"}
+    )

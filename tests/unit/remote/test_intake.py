@@ -82,6 +82,22 @@ def test_values_that_are_no_numbers_are_left_out_and_counted(box: Box) -> None:
     assert len(box.samples()) == 47
 
 
+def test_series_with_nothing_due_are_neither_taken_nor_counted_nor_a_lineup_of_their_own(
+    box: Box,
+) -> None:
+    due = np.ones(50, dtype=np.bool_)
+    due[[1, 4]] = False
+    values = np.arange(50.0)
+    values[[1, 7]] = np.nan
+    part = WriteBlock(SERIES, NOW - 1, values, due)
+    assert part.samples == 48
+    assert box.accept(part, block(NOW)) == Acceptance(97, {Refusal.NON_FINITE: 1})
+    written = {at_ms: {one for one, at in box.samples() if at == at_ms} for at_ms in (NOW - 1, NOW)}
+    assert set(SERIES) - written[NOW - 1] == {SERIES[1], SERIES[4], SERIES[7]}
+    assert written[NOW] == set(SERIES)
+    assert len(list(box.spool.marks())) == 1
+
+
 @pytest.mark.parametrize(
     ("at_ms", "reason"),
     [
