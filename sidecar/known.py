@@ -125,7 +125,7 @@ def begin(model: Model, history: SeriesBatch, width: int, horizon_steps: int) ->
         state=blank_state(model, n),
         naive=blank_state(NaiveModel(), n),
         serves_naive=np.zeros(n, dtype=np.bool_),
-        calibration=intervals.start(n, leads[-1]),
+        calibration=intervals.start(n, leads[-1], model.level),
         tracker=trackers.start(n, step_ms, horizon_steps),
         drift=drift.start(n),
     )

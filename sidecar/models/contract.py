@@ -14,12 +14,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar, cast
+from typing import Any, ClassVar, Final, Generic, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sidecar.series import FloatArray, TimeArray
+
+# The share of actuals that intervals hold unless a model's settings say otherwise.
+OUTPUT_LEVEL: Final = 0.95
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +84,11 @@ class ForecastModel(ABC, Generic[S]):
     def longest_fit(self) -> int:
         """How many of the newest instants a fit looks at; more history is not read for it."""
         return 1_440
+
+    @property
+    def level(self) -> float:
+        """The share of actuals that its intervals are to hold."""
+        return float(getattr(self.settings, "level", OUTPUT_LEVEL))
 
     @property
     def recipe(self) -> str:

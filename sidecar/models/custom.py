@@ -20,7 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidecar.duration import format_duration
-from sidecar.models.contract import BaseModel, ForecastModel, Intervals, State, as_float
+from sidecar.models.contract import (
+    OUTPUT_LEVEL,
+    BaseModel,
+    ForecastModel,
+    Intervals,
+    State,
+    as_float,
+)
 from sidecar.models.features import append, cyclic, fill_gaps, rows_before, windows
 from sidecar.models.intervals import around
 from sidecar.models.naive import rms_difference
@@ -34,7 +41,6 @@ _ALIVE: Final = 1024
 _NOTE_LENGTH: Final = 200
 # Of a normal variable: standard deviation / mean absolute deviation.
 _SD_OF_MAE: Final = 1.2533
-_OUTPUT_LEVEL: Final = 0.95
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +97,10 @@ class CustomModel(ForecastModel[CustomState]):
             )
         except Exception as error:
             raise ValueError(f"{self.model.__name__}(...) raised {_said(error)}") from error
+
+    @property
+    def level(self) -> float:
+        return OUTPUT_LEVEL
 
     @property
     def recipe(self) -> str:
@@ -177,7 +187,7 @@ class CustomModel(ForecastModel[CustomState]):
             _place(lower[row], said.lower_bound)
             _place(upper[row], said.upper_bound)
         steps = np.arange(1, len(t_ms) + 1) + state.missed[:, None]
-        plain = around(mean, state.sigma[:, None] * np.sqrt(steps), _OUTPUT_LEVEL)
+        plain = around(mean, state.sigma[:, None] * np.sqrt(steps), OUTPUT_LEVEL)
         return Intervals(
             mean=mean,
             lower=np.where(np.isfinite(lower), np.minimum(lower, mean), plain.lower),

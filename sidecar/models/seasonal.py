@@ -130,6 +130,10 @@ class SeasonalModel(ForecastModel[SeasonalState]):
         return _made, (self.base, self.settings)
 
     @property
+    def level(self) -> float:
+        return self.base.level
+
+    @property
     def recipe(self) -> str:
         return f"{self.settings!r}, {self.base.recipe}"
 

@@ -36,11 +36,13 @@ class Reader:
     def __init__(self, metric: str, values: Mapping[str, Value]) -> None:
         self.metric = metric
         self.values = dict(values)
-        self.down = False
+        self.down = self.hangs = False
 
     async def read(self, selector: Selector, start_ms: int, end_ms: int) -> list[RawSeries]:
         if self.down:
             raise Unavailable("connection refused")
+        if self.hangs:
+            await asyncio.Event().wait()
         t_ms = np.arange(-(-start_ms // SCRAPE_MS) * SCRAPE_MS, end_ms + 1, SCRAPE_MS)
         wanted = {m.value for m in selector.matchers if m.name == "instance"}
         return [

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from sidecar.learning.schedule import Mode, Trigger
 from sidecar.models.contract import State
+from tests.unit.learning.toys import OwnModel
 from tests.unit.loop.house import T0, G, House, labels
 
 HOUR = 3_600_000
@@ -21,6 +23,11 @@ def noisy(seconds: np.ndarray) -> np.ndarray:
 
 def rising(seconds: np.ndarray) -> np.ndarray:
     return np.asarray(5.0 + 0.01 * (seconds - T0 / 1000))
+
+
+def _noise_of(seed: int) -> Callable[[np.ndarray], np.ndarray]:
+    noise = np.random.default_rng(seed).normal(size=10_007)
+    return lambda seconds: np.asarray(50.0 + noise[(seconds // 60).astype(np.int64) % noise.size])
 
 
 def ask(house: House, trigger: Trigger, mode: Mode, name: str = "a") -> None:
@@ -53,6 +60,68 @@ async def test_the_first_fit_serves_at_once(tmp_path: Path) -> None:
         assert len(house.pool.jobs) == 1
         truth = rising((house.watch.learned.origin_ms + G * np.arange(1, 6)) / 1000)
         np.testing.assert_allclose(house.ahead(), truth, rtol=1e-3)
+
+
+async def test_a_fit_gets_the_training_window_and_not_the_lookback(tmp_path: Path) -> None:
+    async with House(tmp_path, {"a": rising}, {"lookback": "5m", "training_window": "6h"}) as house:
+        await house.turns(1)
+        assert house.pool.jobs[0].y.shape == (1, 360)
+        assert np.isfinite(house.pool.jobs[0].y).all()
+
+
+@pytest.mark.parametrize("model", ["holt", "linear"])
+async def test_the_band_holds_the_share_that_the_settings_ask_for(
+    tmp_path: Path, model: str
+) -> None:
+    values = {name: _noise_of(seed) for seed, name in enumerate("abcdefgh")}
+    settings = {"model": model, "model_params": {"level": 0.8}}
+    async with House(tmp_path, values, settings) as house:
+        await house.turns(1)
+        held = []
+        for turn in range(360):
+            await house.turns(1)
+            (outcome,) = house.watch.latest.outcomes if house.watch.latest else ()
+            if turn >= 120:
+                inside = (outcome.lower <= outcome.actual) & (outcome.actual <= outcome.upper)
+                held.append(inside.mean())
+        assert 0.75 <= np.mean(held) <= 0.85
+
+
+async def test_a_watch_whose_source_hangs_delays_no_other(tmp_path: Path) -> None:
+    async with House(tmp_path, {"a": rising}, {}, {"horizon": "10m"}) as house:
+        await house.turns(2)
+        hangs, goes_on = house.fleet.watches
+        house.reader.hangs = True
+        house.now_ms += G
+        stuck = asyncio.create_task(hangs.turn())
+        await asyncio.sleep(0)
+        house.reader.hangs = False
+        await goes_on.turn()
+        assert not stuck.done()
+        assert goes_on.learned.origin_ms == hangs.learned.origin_ms + G
+        stuck.cancel()
+
+
+async def test_a_users_own_model_is_versioned_restored_and_rolled_back(tmp_path: Path) -> None:
+    own = {"model": None, "model_class": OwnModel, "horizon": "3m"}
+    async with House(tmp_path, {"a": noisy}, own) as house:
+        await house.turns(40)
+        first = house.ahead().copy()
+        house.reader.values["a"] = lambda seconds: noisy(seconds) + 100.0
+        await fit(house)
+        await house.turns(1)
+        assert (house.version(), house.active()) == (2, 2)
+        second = house.ahead().copy()
+        assert (second > first + 20).all()
+        for after_ms in (0, 2 * HOUR):
+            await house.restart(after_ms)
+            await house.turns(2)
+            np.testing.assert_array_equal(house.ahead(), second)
+        (done,) = await house.operator.rollback("x", {})
+        assert done.error == ""
+        await house.turns(1)
+        assert (house.version(), house.active()) == (1, 1)
+        np.testing.assert_array_equal(house.ahead(), first)
 
 
 # Finetunes

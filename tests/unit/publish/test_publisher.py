@@ -1,11 +1,13 @@
 """What a watch hands to the page, the spool and the query API."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
 import numpy as np
+import pytest
 
 from sidecar.config import SentinelConfig, WatchConfig
 from sidecar.publish.exposition import GaugeRules, Page, join
@@ -13,6 +15,7 @@ from sidecar.publish.outputs import InstantOutcome, OutputRules
 from sidecar.publish.ownership import Claim, Ownership
 from sidecar.publish.paths import ForecastPaths
 from sidecar.publish.publisher import Publication, WatchPublisher
+from sidecar.remote.intake import WriteBlock
 from sidecar.series import Forecast, LabelSet
 
 T = TypeVar("T")
@@ -88,3 +91,51 @@ def test_a_gauge_that_two_watches_would_show_is_on_the_page_once() -> None:
 def test_gauges_of_another_watch_do_not_count_against_the_limit() -> None:
     watches = [WatchConfig("x", {"instance": "a"}), WatchConfig("x")]
     assert [page.series for page in pages(watches, gauge_limit=5)] == [15, 15]
+
+
+class Sinking:
+    """Takes note of which series end, and when."""
+
+    def __init__(self) -> None:
+        self.ended: list[tuple[str, int]] = []
+
+    async def append(self, blocks: Sequence[WriteBlock]) -> None:
+        """Samples are of no interest here."""
+
+    async def end_series(self, labels: Sequence[LabelSet], timestamp_ms: int) -> None:
+        self.ended += [(str(one), timestamp_ms) for one in labels]
+
+
+@pytest.mark.parametrize("version_label", [False, True])
+def test_what_named_a_version_ends_with_a_marker_when_another_one_serves(
+    version_label: bool,
+) -> None:
+    (watch,) = SentinelConfig(watches=[WatchConfig("x")]).watches
+    sink = Sinking()
+    ownership = Ownership([Claim(watch.selector, watch.output_metric, watch.horizon_ms)])
+    publisher = WatchPublisher(
+        watch.id,
+        replace(output_rules(watch), version_label=version_label),
+        GaugeRules(watch.output_metric, watch.horizon, bounds=False),
+        watch.horizon_steps,
+        partial(ownership.of, 0),
+        [sink],
+        ForecastPaths(),
+        2_000,
+    )
+    path, one = np.ones((2, watch.horizon_steps)), np.ones(2)
+    for at_ms, versions in ((60_000, (1, 1)), (120_000, (1, 1)), (180_000, (2, 1))):
+        forecast = Forecast(SOURCES, at_ms, watch.granularity_ms, path, path, path)
+        outcome = InstantOutcome(at_ms, one, one, one, one, one, forecast)
+        publication = Publication(SOURCES, np.array(versions), (outcome,), ())
+        asyncio.run(publisher.publish(publication, at_once))
+    assert {at_ms for _, at_ms in sink.ended} == {180_000}
+    names = [name for name, _ in sink.ended]
+    assert all('instance="a"' in name and 'sentinel_version="v1"' in name for name in names)
+    if version_label:
+        assert len(names) > 5
+    else:
+        assert [name.split("{")[0] for name in names] == ["x_sentinel_model_info"]
+    assert 'sentinel_version="v1"' not in " ".join(
+        line for line in join([publisher.page]).splitlines() if 'instance="a"' in line
+    )
