@@ -21,19 +21,28 @@ from sidecar.remote.http import printable
 from sidecar.serve.outbox import Outbox
 from sidecar.serve.promql.answering import Query
 from sidecar.serve.promql.cursor import Garbage
-from sidecar.serve.promql.engine import QUERY_PATH, RANGE_PATH, Engine, PassOn, QueryLimits
+from sidecar.serve.promql.engine import (
+    QUERY_PATH,
+    RANGE_PATH,
+    Engine,
+    Outcome,
+    PassOn,
+    QueryLimits,
+    not_read,
+)
 from sidecar.serve.promql.frames import QueryError
 from sidecar.serve.promql.listings import with_metadata, with_series, with_strings, with_warning
 from sidecar.serve.promql.matchers import LabelMatcher
 from sidecar.serve.promql.params import (
     FAR_MS,
+    BadParam,
     Params,
     first,
-    invalid,
     limit_param,
     lookback_param,
     steps_param,
     time_param,
+    timeout_param,
 )
 from sidecar.serve.promql.parse import Unparsable, parse_selector
 from sidecar.serve.promql.split import Steps
@@ -107,23 +116,29 @@ class QueryApi:
         self._engine.close()
 
     async def query(self, request: web.Request) -> web.StreamResponse:
-        asked = await _Asked.read(request, QUERY_PATH)
-        time_ms = time_param(asked.params, "time", self._now_ms())
-        query = self._query(asked, Steps(time_ms, 1000, 1), time_ms, instant=True)
-        return await self._answer(asked, query)
+        return await self._answer(await _Asked.read(request, QUERY_PATH), self._instant)
 
     async def query_range(self, request: web.Request) -> web.StreamResponse:
-        asked = await _Asked.read(request, RANGE_PATH)
-        query = self._query(asked, *steps_param(asked.params), instant=False)
-        return await self._answer(asked, query)
+        return await self._answer(await _Asked.read(request, RANGE_PATH), self._range)
 
-    def _query(self, asked: "_Asked", steps: Steps, end_ms: int, *, instant: bool) -> Query:
-        limit, lookback_ms = limit_param(asked.params), lookback_param(asked.params)
-        return Query(first(asked.params, "query"), steps, end_ms, instant, limit, lookback_ms)
+    def _instant(self, params: Params) -> Query:
+        time_ms = time_param(params, "time", self._now_ms())
+        return self._query(params, Steps(time_ms, 1000, 1), time_ms, instant=True)
 
-    async def _answer(self, asked: "_Asked", query: Query) -> web.StreamResponse:
+    def _range(self, params: Params) -> Query:
+        return self._query(params, *steps_param(params), instant=False)
+
+    def _query(self, params: Params, steps: Steps, end_ms: int, *, instant: bool) -> Query:
+        limit, lookback_ms = limit_param(params), lookback_param(params)
+        text, timeout_s = first(params, "query"), timeout_param(params)
+        return Query(text, steps, end_ms, instant, limit, lookback_ms, timeout_s)
+
+    async def _answer(self, asked: "_Asked", read: Callable[[Params], Query]) -> web.StreamResponse:
+        outcome: Outcome
         try:
-            outcome = await self._engine.answer(query, self._outbox.check_room)
+            outcome = await self._engine.answer(read(asked.params), self._outbox.check_room)
+        except BadParam as error:
+            outcome = not_read(first(asked.params, "query"), str(error))
         except UpstreamRefused as refused:
             return _refusal(refused)
         if not isinstance(outcome, PassOn):
@@ -137,6 +152,9 @@ class QueryApi:
 
     async def labels(self, request: web.Request) -> web.StreamResponse:
         asked = await _Asked.read(request, "/api/v1/labels")
+        return await self._or_upstream(asked, self._labels(asked))
+
+    async def _labels(self, asked: "_Asked") -> web.StreamResponse:
         start_ms, end_ms = _times(asked.params)
         own = await self._own(asked, lambda tests: self._paths.label_names(tests, start_ms, end_ms))
         return await self._strings(asked, own)
@@ -145,18 +163,23 @@ class QueryApi:
         name = request.match_info["name"]
         path = f"/api/v1/label/{_label_segment(name)}/values"
         asked = await _Asked.read(request, path)
+        return await self._or_upstream(asked, self._label_values(asked, _unescaped(name)))
+
+    async def _label_values(self, asked: "_Asked", name: str) -> web.StreamResponse:
         start_ms, end_ms = _times(asked.params)
-        plain = _unescaped(name)
         own = await self._own(
-            asked, lambda tests: self._paths.label_values(plain, tests, start_ms, end_ms)
+            asked, lambda tests: self._paths.label_values(name, tests, start_ms, end_ms)
         )
         return await self._strings(asked, own)
 
     async def series(self, request: web.Request) -> web.StreamResponse:
         asked = await _Asked.read(request, "/api/v1/series")
+        return await self._or_upstream(asked, self._series(asked))
+
+    async def _series(self, asked: "_Asked") -> web.StreamResponse:
         start_ms, end_ms = _times(asked.params)
         if not asked.params.get("match[]"):
-            raise QueryError("bad_data", "no match[] parameter provided")
+            raise BadParam("no match[] parameter provided")
         limit = limit_param(asked.params)
         own = await self._own(asked, lambda tests: self._paths.labels(tests, start_ms, end_ms))
         if not own:
@@ -165,9 +188,12 @@ class QueryApi:
 
     async def metadata(self, request: web.Request) -> web.StreamResponse:
         asked = await _Asked.read(request, "/api/v1/metadata")
+        return await self._or_upstream(asked, self._metadata(asked))
+
+    async def _metadata(self, asked: "_Asked") -> web.StreamResponse:
         text, metric = first(asked.params, "limit"), first(asked.params, "metric")
         if text and not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
-            raise QueryError("bad_data", "limit must be a number")
+            raise BadParam("limit must be a number")
         limit = int(text) if text and int(text) >= 0 else None
         own = [name for name in self._paths.names() if metric in ("", name)]
         if not own:
@@ -181,6 +207,16 @@ class QueryApi:
             return await self._pass_on(await _Asked.read(request, path))
 
         return handler
+
+    async def _or_upstream(
+        self, asked: "_Asked", answer: Awaitable[web.StreamResponse]
+    ) -> web.StreamResponse:
+        """``answer``; where a parameter cannot be read here, whatever the upstream says to it."""
+        try:
+            return await answer
+        except BadParam as error:
+            _log.debug("not read here: %s", error)
+            return await self._pass_on(asked)
 
     async def _strings(self, asked: "_Asked", own: Sequence[str]) -> web.StreamResponse:
         limit = limit_param(asked.params)
@@ -220,7 +256,7 @@ class QueryApi:
         """
         texts = params.get("match[]", ())
         if len(texts) > _MAX_SELECTORS:
-            raise invalid("match[]", f"more than {_MAX_SELECTORS} selectors")
+            raise QueryError("bad_data", f"more than {_MAX_SELECTORS} selectors in match[]")
         found: list[tuple[LabelMatcher, ...]] = []
         for text in texts:
             try:

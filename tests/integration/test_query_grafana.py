@@ -206,6 +206,72 @@ async def test_what_needs_no_forecast_is_the_upstreams_answer_byte_for_byte(
     assert ours[1].get("content-encoding") == theirs[1].get("content-encoding")
 
 
+ODD_TIMES = ["NaN", "Inf", "0x1p3", "1_0", "1e300", "-1", "2023-11-14T22:14:00", "9" * 30, " 1"]
+ODD_PARAMETERS = [
+    *(("query", {"time": time}) for time in ODD_TIMES),
+    *(("query", {name: text}) for name in ("lookback_delta", "limit") for text in ODD_TIMES),
+    # Of a timeout that has passed already Prometheus says now this and now that.
+    *(("query", {"timeout": text}) for text in ("x", "1e300", "1h", "5")),
+    ("query", {"limit": "1"}),
+    ("query", {"stats": "all"}),
+    *(("query_range", {"step": step}) for step in ["0", "-1", "NaN", "1e300", "x", "1h1h", "1.5m"]),
+    ("query_range", {"step": "60", "start": "9", "end": "8"}),
+    ("query_range", {"step": "1", "start": "0", "end": "11000.9"}),
+    ("query_range", {"step": "1", "start": "0", "end": "11001"}),
+    ("query_range", {"step": "0.0001", "start": "0", "end": "0.01"}),
+    ("query_range", {"step": "60", "start": ""}),
+    ("query_range", {}),
+    *(("labels", {name: text}) for name in ("start", "end", "limit") for text in ODD_TIMES),
+    *(("label/job/values", {"start": text}) for text in ODD_TIMES),
+    *(("series", {"match[]": "demo_info", "end": text}) for text in ODD_TIMES),
+    ("series", {}),
+    ("series", {"match[]": "{}"}),
+    *(("metadata", {"limit": text}) for text in ("x", "-1", "1e3", "")),
+    *(("metadata", {"limit_per_metric": text, "metric": "demo_info"}) for text in ("x", "0", "1")),
+]
+
+
+@pytest.mark.parametrize(("path", "odd"), ODD_PARAMETERS)
+async def test_what_is_wrong_with_a_parameter_the_upstream_says(
+    running: World, path: str, odd: dict[str, str]
+) -> None:
+    asked = {"query": "demo_info", **SPAN, **odd} if "query" in path else odd
+    ours = await request(running, "GET", f"/api/v1/{path}", asked)
+    theirs = await request(running, "GET", f"/api/v1/{path}", asked, url=running.upstream.url)
+    assert ours[0] == theirs[0], ours[2]
+    if theirs[0] != 200 or "query" in path:
+        assert _timeless(ours[2]) == _timeless(theirs[2])
+    if "query" in path and theirs[0] != 200:
+        status, _, body = await request(
+            running, "GET", f"/api/v1/{path}", asked | {"query": EXPECTED}
+        )
+        assert (status, _timeless(body)) == (theirs[0], _timeless(theirs[2]))
+
+
+async def test_a_parameter_that_only_the_upstream_reads_leaves_the_forecasts_out_and_says_so(
+    running: World,
+) -> None:
+    params = {"query": EXPECTED, "time": f"{int(NOW) + 60:#x}p0"}  # Go reads that
+    status, _, body = await request(running, "POST", "/api/v1/query", params)
+    assert status == 200
+    [warning] = json.loads(body)["warnings"]
+    assert warning.startswith("forecasts past now are left out: invalid parameter")
+
+
+async def test_the_client_need_not_wait_longer_than_it_said(running: World) -> None:
+    params = {**SPAN, "query": f"{EXPECTED} + demo_load", "step": "60", "timeout": "0.000001"}
+    status, _, body = await request(running, "POST", "/api/v1/query_range", params)
+    assert (status, json.loads(body)["errorType"]) == (503, "timeout")
+
+
+def _timeless(body: bytes) -> Any:
+    """Without how long it took."""
+    answer = json.loads(body)
+    if isinstance(answer.get("data"), dict):
+        answer["data"].pop("stats", None)
+    return answer
+
+
 async def test_gzip_is_given_to_who_takes_it(running: World) -> None:
     params = {**SPAN, "query": EXPECTED, "step": "60"}
     for asked, given in (

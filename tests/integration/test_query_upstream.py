@@ -121,11 +121,14 @@ async def test_a_query_that_takes_too_long_is_a_timeout(session: aiohttp.ClientS
             await asyncio.sleep(5)
         return web.json_response({"status": "success", "data": {"version": "3.5.0"}})
 
-    limits = QueryLimits(deadline_s=0.3)
+    limits = QueryLimits(deadline_s=0.5)
     async with upstream(handler) as theirs, sidecar(theirs, forecasts(), limits=limits) as url:
         with_other = AHEAD | {"query": f"{LOAD} + {EXPECTED}"}
         status, body = await ask(session, url, "query_range", with_other)
-        assert (status, body["status"]) == (503, "error")
+        assert (status, body["errorType"]) == (503, "timeout")
+        status, body = await ask(session, url, "query_range", AHEAD)
+        assert status == 200, "the forecasts are here"
+        assert "only forecasts are shown" in body["warnings"][0]
         status, body = await ask(session, url, "query", {"query": LOAD})
         assert (status, body["errorType"]) == (503, "unavailable")
 

@@ -3,6 +3,7 @@
 Nothing in it may be long at a stretch, for threads share one interpreter with the event loop.
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ class Query:
         end_ms: as asked: what ``@ end()`` means, though it need not be a step.
         limit: series at most, 0 = all.
         lookback_ms: the client's own lookback, if it gave one.
+        timeout_s: how long the client would wait.
     """
 
     text: str
@@ -46,6 +48,7 @@ class Query:
     instant: bool
     limit: int = 0
     lookback_ms: int | None = None
+    timeout_s: float = math.inf
 
 
 @dataclass(frozen=True, eq=False)

@@ -45,6 +45,8 @@ _log = logging.getLogger(__name__)
 
 RANGE_PATH: Final = "/api/v1/query_range"
 QUERY_PATH: Final = "/api/v1/query"
+# Share of a query's time that the upstream may take; the rest is for what we make of it.
+_UPSTREAMS_SHARE: Final = 0.8
 # From so many forecast series on looking through them is left to a thread.
 _MANY_SERIES: Final = 2_000
 
@@ -86,6 +88,12 @@ class Answer:
 
 
 Outcome: TypeAlias = PassOn | Answer
+
+
+def not_read(text: str, why: str) -> PassOn:
+    """The upstream's answer; where forecasts seem to be asked for, with a word on their absence."""
+    mentioned = any(suffix in text for suffix in OUTPUT_SUFFIXES)
+    return PassOn(f"forecasts past now are left out: {why}" if mentioned else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +154,7 @@ class Engine:
             expr = await _parsed(query.text)
         except Unparsable as error:
             _log.debug("not evaluated here: %s", error)
-            mentioned = any(suffix in query.text for suffix in OUTPUT_SUFFIXES)
-            return PassOn(
-                f"forecasts past now are left out: this query could not be read here ({error})"
-                if mentioned
-                else ""
-            )
+            return not_read(query.text, f"this query could not be read here ({error})")
         if self._takes_a_look(expr):
             plan = await asyncio.to_thread(self._plan, query, expr)
         else:
@@ -163,9 +166,11 @@ class Engine:
             raise QueryError("unavailable", "too many queries over forecasts at once, try again")
         self._inside += 1
         try:
-            deadline = self._monotonic() + self._limits.deadline_s
-            async with asyncio.timeout(self._limits.deadline_s), self._gate:
-                return await self._answer(plan, deadline)
+            allowed_s = min(self._limits.deadline_s, query.timeout_s)
+            began = self._monotonic()
+            async with asyncio.timeout(allowed_s), self._gate:
+                until = began + _UPSTREAMS_SHARE * allowed_s
+                return await self._answer(plan, until, began + allowed_s)
         except TimeoutError:
             raise QueryError("timeout", "query timed out in query execution") from None
         except TooLarge as error:
@@ -216,7 +221,7 @@ class Engine:
 
         return later
 
-    async def _answer(self, plan: _Plan, deadline: float) -> Answer:
+    async def _answer(self, plan: _Plan, until: float, deadline: float) -> Answer:
         facts = await self._upstream.facts()
         steps, step = plan.query.steps, plan.own_step
         ahead, text = steps.since(step), plan.query.text
@@ -232,9 +237,11 @@ class Engine:
         try:
             wanted = {(ask, ahead) for ask in asks.values()}
             wanted |= {(past, steps.before(step))} if past else set()
-            bodies = await self._fetch_all(sorted(wanted, key=str), plan.query, deadline)
+            bodies = await self._fetch_all(sorted(wanted, key=str), plan.query, until)
         except Unavailable as error:
             if plan.problem or not all(_is_forecast(node, plan) for node in asks):
+                if self._monotonic() >= until:
+                    raise TimeoutError from None
                 raise
             # All of it is ours: better the forecasts and their tail alone than nothing.
             plan, ahead, past, asks, bodies = self._without_upstream(plan), steps, None, {}, {}
@@ -265,7 +272,7 @@ class Engine:
         return replace(plan, own=own, own_step=0)
 
     async def _fetch_all(
-        self, wanted: Sequence[tuple[Fetch, Steps]], query: Query, deadline: float
+        self, wanted: Sequence[tuple[Fetch, Steps]], query: Query, until: float
     ) -> Mapping[tuple[Fetch, Steps], bytes]:
         """
         Raises:
@@ -275,17 +282,16 @@ class Engine:
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = {
-                    one: group.create_task(self._fetch(*one, query, deadline, room))
-                    for one in wanted
+                    one: group.create_task(self._fetch(*one, query, until, room)) for one in wanted
                 }
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
         return {one: task.result() for one, task in tasks.items()}
 
     async def _fetch(
-        self, ask: Fetch, steps: Steps, query: Query, deadline: float, room: Room
+        self, ask: Fetch, steps: Steps, query: Query, until: float, room: Room
     ) -> bytes:
-        left_s = max(deadline - self._monotonic(), 0.001)
+        left_s = max(until - self._monotonic(), 0.001)
         params = {"query": ask.text, "timeout": f"{max(int(left_s * 1000), 1)}ms"}
         if query.lookback_ms is not None:
             params["lookback_delta"] = f"{query.lookback_ms}ms"

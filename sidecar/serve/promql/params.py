@@ -1,5 +1,6 @@
 """Query parameters as Prometheus reads them, errors included."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -25,6 +26,13 @@ _EDGES: Final = {
 }
 
 Params = Mapping[str, Sequence[str]]
+
+
+class BadParam(QueryError):
+    """A parameter that cannot be read here. What is wrong with it, the upstream must say."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("bad_data", message)
 
 
 def first(params: Params, name: str) -> str:
@@ -72,7 +80,7 @@ def parse_duration_param_ms(text: str) -> float:
 def time_param(params: Params, name: str, default_ms: int) -> int:
     """
     Raises:
-        QueryError: bad_data.
+        BadParam
     """
     text = first(params, name)
     try:
@@ -92,7 +100,7 @@ def limit_param(params: Params) -> int:
     """``limit``, 0 = none.
 
     Raises:
-        QueryError: bad_data.
+        BadParam
     """
     text = first(params, "limit")
     if not text:
@@ -111,15 +119,28 @@ def lookback_param(params: Params) -> int | None:
     try:
         ms = int(parse_duration_param_ms(text))
     except ValueError as error:
-        raise QueryError("bad_data", f"error parsing lookback delta duration: {error}") from None
+        raise BadParam(f"error parsing lookback delta duration: {error}") from None
     return ms if ms > 0 else None
+
+
+def timeout_param(params: Params) -> float:
+    """Seconds that the client would wait; without any, infinitely many.
+
+    Raises:
+        BadParam
+    """
+    text = first(params, "timeout")
+    try:
+        return parse_duration_param_ms(text) / 1000 if text else math.inf
+    except ValueError as error:
+        raise invalid("timeout", str(error)) from None
 
 
 def steps_param(params: Params) -> tuple[Steps, int]:
     """The grid of a range query, and its end as asked, which need not be on the grid.
 
     Raises:
-        QueryError: bad_data, in Prometheus' words.
+        BadParam: in Prometheus' words.
     """
     start_ms, end_ms = required_time(params, "start"), required_time(params, "end")
     if end_ms < start_ms:
@@ -134,14 +155,13 @@ def steps_param(params: Params) -> tuple[Steps, int]:
             "zero or negative query resolution step widths are not accepted. "
             "Try a positive integer",
         )
-    if (end_ms - start_ms) / step_ms > MAX_POINTS:
-        raise QueryError(
-            "bad_data",
+    if (end_ms - start_ms) // step_ms > MAX_POINTS:
+        raise BadParam(
             "exceeded maximum resolution of 11,000 points per timeseries. "
             "Try decreasing the query resolution (?step=XX)",
         )
     return Steps.between(start_ms, end_ms, max(int(step_ms), 1)), end_ms
 
 
-def invalid(name: str, why: str) -> QueryError:
-    return QueryError("bad_data", f'invalid parameter "{name}": {why}')
+def invalid(name: str, why: str) -> BadParam:
+    return BadParam(f'invalid parameter "{name}": {why}')

@@ -1,5 +1,7 @@
 """Parameters as Prometheus reads them."""
 
+import math
+
 import pytest
 
 from sidecar.serve.promql.frames import QueryError
@@ -11,6 +13,7 @@ from sidecar.serve.promql.params import (
     parse_time_ms,
     steps_param,
     time_param,
+    timeout_param,
 )
 
 
@@ -75,6 +78,7 @@ def test_the_grid_begins_at_the_start_and_need_not_meet_the_end() -> None:
 
 def test_eleven_thousand_points_are_the_most() -> None:
     assert len(grid("0", "11000", "1")) == 11_001  # as Prometheus counts
+    assert len(grid("0", "11000.9", "1")) == 11_001
     with pytest.raises(QueryError, match="exceeded maximum resolution of 11,000 points"):
         grid("0", "11001", "1")
 
@@ -107,3 +111,7 @@ def test_limits_and_lookbacks() -> None:
             limit_param({name: [text]})
     with pytest.raises(QueryError):
         lookback_param({"lookback_delta": ["x"]})
+    assert timeout_param({}) == math.inf
+    assert timeout_param({"timeout": ["1m"]}) == 60
+    with pytest.raises(QueryError, match='invalid parameter "timeout"'):
+        timeout_param({"timeout": ["x"]})
