@@ -11,7 +11,9 @@ import yarl
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from sidecar.publish.paths import ForecastPaths
 from sidecar.serve.promql.engine import QueryLimits
+from sidecar.serve.query_api import PASSED_ON
 from tests.integration.query_world import LOAD, NOW_MS, ask, forecasts, sidecar
 from tests.prometheus import free_port
 
@@ -229,3 +231,52 @@ async def test_a_long_answer_is_passed_on_in_pieces_and_a_broken_one_breaks_off(
         with pytest.raises(aiohttp.ClientError):
             async with session.get(f"{url}/api/v1/alerts") as answer:
                 await answer.read()
+
+
+# Whatever Prometheus serves under its port, 2.42 to 3.5, that is none of the API's harmless reads.
+FORBIDDEN = [
+    *(f"/api/v1/admin/tsdb/{one}" for one in ("delete_series", "snapshot", "clean_tombstones")),
+    *(f"/api/v1/{one}" for one in ("write", "otlp/v1/metrics", "status/config", "notifications")),
+    *("/-/reload", "/-/quit", "/federate", "/graph", "/config", "/flags", "/consoles/index.html"),
+    *("/debug/pprof/heap", "/debug/pprof/cmdline", "/version", "/static/x", "/user/x", "/"),
+    "/api/v1/label/..%2f..%2fadmin%2ftsdb%2fsnapshot/values",
+    "/api/v1/label/%2e%2e/values",
+    "/api/v1/query/../admin/tsdb/snapshot",
+    "/api/v1/query/..%2fadmin%2ftsdb%2fsnapshot",
+    "/api/v1/query%2f..%2f..%2fadmin",
+    "/api/v1/status/../admin/tsdb/snapshot",
+    "//api/v1/admin/tsdb/snapshot",
+    "/api/v1//admin/tsdb/snapshot",
+    "/api/v1/query?x=/../../admin",
+    "/API/V1/ADMIN/tsdb/snapshot",
+    "/api/v1/labels;/../admin",
+    "http://example.org/api/v1/admin/tsdb/snapshot",
+]
+METHODS = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "CONNECT", "TRACE"]
+READS = {
+    *("/api/v1/query", "/api/v1/query_range", "/api/v1/labels", "/api/v1/series"),
+    *("/api/v1/metadata", "/api/v1/label/job/values", *(path for path, _ in PASSED_ON)),
+}
+
+
+async def test_nothing_but_harmless_reads_reaches_the_upstream() -> None:
+    seen: set[tuple[str, str]] = set()
+
+    async def handler(request: web.Request) -> web.Response:
+        seen.add((request.method, request.raw_path.partition("?")[0]))
+        return web.json_response({"status": "success", "data": {}})
+
+    async with upstream(handler) as theirs, sidecar(theirs, ForecastPaths()) as url:
+        host, port = url.removeprefix("http://").split(":")
+        for path in [*FORBIDDEN, *sorted(READS)]:
+            for method in METHODS:
+                reader, writer = await asyncio.open_connection(host, int(port))
+                head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+                writer.write(f"{head}Content-Length: 0\r\n\r\n".encode())
+                await writer.drain()
+                await asyncio.wait_for(reader.read(), 10)
+                writer.close()
+                await writer.wait_closed()
+    assert {path for _, path in seen} == READS
+    assert not READS.intersection(FORBIDDEN)
+    assert {method for method, _ in seen} == {"GET", "POST"}
