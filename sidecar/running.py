@@ -102,6 +102,7 @@ class Running:
         self._lookups = ThreadPoolExecutor(_LOOKUP_THREADS, thread_name_prefix="lookup")
         self._tasks: set[asyncio.Task[None]] = set()
         self._errands: set[asyncio.Task[None]] = set()
+        self._reloading = asyncio.Lock()
         self._lag_s = 0.0
         self._guard = Guard(self.loop.time)
 
@@ -182,7 +183,10 @@ class Running:
         """
         if self._load is None:
             raise SidecarError("the configuration did not come from a file: restart with a new one")
-        config = await self.in_thread(self._load)
+        async with self._reloading:  # two at once would leave watches that nobody runs
+            return await self._reloaded(await self.in_thread(self._load))
+
+    async def _reloaded(self, config: SentinelConfig) -> str:
         fixed = [
             field.name
             for field in fields(config)

@@ -116,14 +116,12 @@ class WatchPublisher:
 
         One endpoint that fails does not keep the samples from the others.
         """
-        before = self._plans
         prepared = await in_thread(self._prepare, found)
         self._plans, self.page = prepared.plans, prepared.page
         self._paths.commit(prepared.paths)
         instant_ms = found.outcomes[-1].instant_ms
-        ended = [*prepared.ended, *_superseded(before, prepared.plans)]
         results = await asyncio.gather(
-            *(self._deliver(sink, prepared.blocks, ended, instant_ms) for sink in self._sinks),
+            *(self._deliver(sink, prepared, instant_ms) for sink in self._sinks),
             return_exceptions=True,
         )
         failures = [one for one in results if isinstance(one, BaseException)]
@@ -177,16 +175,10 @@ class WatchPublisher:
         column = Column(names.EXPECTED, "expected")
         return tuple(output_labels(one, self._outputs, column, "") for one in sources)
 
-    async def _deliver(
-        self,
-        sink: Sink,
-        blocks: Sequence[WriteBlock],
-        ended: Sequence[LabelSet],
-        instant_ms: int,
-    ) -> None:
-        await sink.append(blocks)
-        if ended:
-            await sink.end_series(ended, instant_ms)
+    async def _deliver(self, sink: Sink, prepared: "Prepared", instant_ms: int) -> None:
+        await sink.append(prepared.blocks)
+        if prepared.ended:
+            await sink.end_series(prepared.ended, instant_ms)
 
     def _prepare(self, found: Publication) -> "Prepared":
         """Everything that takes time, made in a thread."""
@@ -198,6 +190,7 @@ class WatchPublisher:
         ]
         rows = index_by_labels(plans.sources)
         ended = [label for one in found.ended for label in plans.outputs.rows_of(rows[one])]
+        ended += _superseded(self._plans, plans)
         gauges = int(plans.outputs.predicts.sum()) * self._horizon_steps
         page = (
             render(self._gauge_rules, plans.gauges, _predicted(plans, forecast))

@@ -5,6 +5,7 @@ means that something between us and the storage acknowledges and then loses or r
 rules, a second writer, a proxy, a tenant's limits.
 """
 
+import asyncio
 import logging
 import struct
 from collections import deque
@@ -86,7 +87,9 @@ class Audit:
         Raises:
             Unavailable, Rejected, DataError: the reader's; what was due stays due.
         """
-        now_ms, sent = self._now_ms(), self._writer.take_sent()
+        now_ms = self._now_ms()
+        # Requests taken apart, thousands of samples: nothing for the event loop.
+        sent = await asyncio.to_thread(self._writer.take_sent)
         chosen = self._random.sample(sent, min(self._samples_each, len(sent)))
         self._waiting.extend((now_ms, sample) for sample in chosen)
         due = [s for at, s in self._waiting if now_ms - at >= self._settle_ms]

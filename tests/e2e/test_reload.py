@@ -56,6 +56,7 @@ async def test_a_reload_exchanges_watches_and_a_wrong_file_changes_nothing(
                 assert metrics.total("sentinel_trainings_total", trigger="first") == 3
                 assert metrics.total("sentinel_watches") == 2
                 await _over_http(sidecar)
+                await _twice_at_once(sidecar)
                 versions = {one.get("sentinel_version") for one in await _info(prometheus)}
                 assert versions == {"v1"}, "the watch that stays was not fitted again"
 
@@ -82,6 +83,21 @@ async def _over_http(sidecar: Sidecar) -> None:
         message = (await reply.json())["data"]["message"]
     assert "1 changed" in message
     assert "after a restart only: emitter_port" in message
+
+
+async def _twice_at_once(sidecar: Sidecar) -> None:
+    """Neither order leaves a watch that is shown and not run."""
+    rewrite(sidecar, watches=[watch("stays", cron="0 1 * * *"), watch("comes")])
+    headers = {"X-Sentinel-Admin": "test"}
+    async with aiohttp.ClientSession(headers=headers) as session:
+        replies = await asyncio.gather(
+            *(session.post(f"{sidecar.url}/-/reload", json={}) for _ in range(2))
+        )
+    assert [reply.status for reply in replies] == [200, 200]
+    deadline = time.monotonic() + 20
+    while "\nstays_sentinel_predicted{" not in (await sidecar.get("/metrics"))[1]:
+        assert time.monotonic() < deadline, sidecar.log
+        await asyncio.sleep(0.2)
 
 
 async def _info(prometheus: RealPrometheus) -> list[Any]:
