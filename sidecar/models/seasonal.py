@@ -15,16 +15,19 @@ of the history say of each other: with u, v the coefficients of the first and th
     agree(u, v) = 2 u.v / (|u|^2 + |v|^2), cut to 0..1
 
 A series without a season has halves that disagree, and gets none. The base model is fitted on the
-newest instants of the rest. 24 harmonics from seven periods of history on, 8 before, none before
-two (a week, unless asked for: four). (Fourier regression: Hyndman and Athanasopoulos, Forecasting:
-Principles and Practice, 7.4; the split-half weight is the reliability coefficient of test theory,
-applied to coefficients.)
+newest instants of the rest. A day gets 24 harmonics from seven days of history on, 8 before, none
+before two; a week 24 from four weeks on, 16 before (a weekend that differs takes the harmonics on
+both sides of each of the day's), none before two, or unasked before four where instants are less
+than half an hour apart. (Fourier regression: Hyndman and Athanasopoulos, Forecasting: Principles
+and Practice, 7.4; the split-half weight is the reliability coefficient of test theory, applied to
+coefficients.)
 
 Settings: ``season`` ("auto", which tries a day and a week; "none"; a duration such as "1d" or
 "12h"; a list of durations), ``timezone``, ``granularity_ms``, ``horizon_steps`` (the watch's).
 
 Measured on the public set, a week of history, an hour ahead (MASE; naive 2.13, the day before
-1.78): ``lags`` 1.40 without a profile, 1.01 with one; a day ahead 3.04 and 1.94.
+1.78): ``lags`` 1.40 without a profile, 1.01 with one; a day ahead 3.04 and 1.94. Hourly samples, a
+day ahead from two weeks (naive 2.98, the day before 2.33): ``auto`` 2.24 without, 2.20 with one.
 """
 
 from dataclasses import dataclass, fields
@@ -45,13 +48,16 @@ MEAN_MS: Final = 300_000
 # Harmonics from so many periods of history on; before that, the fewer.
 LONG: Final = 7
 MANY, FEW = 24, 8
+FEW_OF_WEEK: Final = 16
 # A history of two days ends an instant short of them.
 ALMOST: Final = 0.97
 # Above this share of missing means a series is fitted by itself, without drawing lines over gaps.
 GAPPY: Final = 0.05
 FINEST: Final = 48
-# A week is tried unasked from so many on: two weeks say little about which days differ.
+# A week is tried unasked from so many on: two weeks say little about which days differ. Where
+# instants are coarse a forecast reaches into days that may differ, and noise has been averaged out.
 WEEKS: Final = 4
+COARSE_MS: Final = 1_800_000
 # What is left of a profile below this is noise, and would only keep a series from being flat.
 LEAST_WEIGHT: Final = 0.1
 
@@ -237,9 +243,11 @@ class SeasonalModel(ForecastModel[SeasonalState]):
         used = np.zeros((len(self.periods), 2, MANY), np.bool_)
         order = np.arange(1, MANY + 1)
         for at, period in enumerate(self.periods):
-            guess = self.settings.season == "auto" and period == WEEK_MS
+            weekly = period == WEEK_MS
+            guess = weekly and self.settings.season == "auto" and step_ms < COARSE_MS
             if span_ms >= (WEEKS if guess else 2) * ALMOST * period:
-                most = MANY if span_ms >= LONG * ALMOST * period else FEW
+                enough = span_ms >= (WEEKS if weekly else LONG) * ALMOST * period
+                most = MANY if enough else FEW_OF_WEEK if weekly else FEW
                 used[at] = (order <= most) & (2 * order < period / step_ms)
             # A harmonic that a shorter period has already is not fitted twice.
             for shorter in self.periods[:at]:

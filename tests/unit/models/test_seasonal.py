@@ -118,10 +118,15 @@ def test_a_profile_follows_the_local_clock_when_clocks_are_changed() -> None:
     np.testing.assert_allclose(stays, season(after + 3_600_000), atol=1e-3)
 
 
-@pytest.mark.parametrize(("weeks", "found"), [(2, False), (4, True)])
-def test_a_week_is_tried_unasked_once_there_are_four(weeks: int, found: bool) -> None:
-    step = 3_600_000
-    t_ms = instants(0, weeks * 168, step)
+@pytest.mark.parametrize(
+    ("weeks", "minutes", "found"),
+    [(1.5, 60, False), (2, 60, True), (2, 10, False), (4, 10, True)],
+)
+def test_a_week_is_tried_unasked_once_there_are_four_or_two_of_coarse_samples(
+    weeks: float, minutes: int, found: bool
+) -> None:
+    step = 60_000 * minutes
+    t_ms = instants(0, round(weeks * 168 * 60 / minutes), step)
     weekend = (t_ms // DAY_MS + 3) % 7 >= 5
     y = (10 * np.sin(2 * np.pi * t_ms / DAY_MS) - 6 * weekend)[None]
     model = SeasonalModel(NaiveModel(), granularity_ms=step)
@@ -129,6 +134,22 @@ def test_a_week_is_tried_unasked_once_there_are_four(weeks: int, found: bool) ->
     assert state.profile[0, 48:].any() == found
     said = "profile of 1d and 1w" if found else "profile of 1d at"
     assert model.explain(state)[0].startswith(said)
+
+
+def test_days_of_the_week_that_have_another_shape_are_forecast_in_theirs() -> None:
+    step = 3_600_000
+    t_ms = instants(0, 5 * 168, step)
+    weekend = (t_ms // DAY_MS + 3) % 7 >= 5
+    y = np.where(weekend, 2.0, 10.0) * (1.5 + np.sin(2 * np.pi * t_ms / DAY_MS))
+    y += 0.1 * np.random.default_rng(10).normal(size=t_ms.size)
+    known = 4 * 168
+    error = {}
+    for asked in ("auto", "1d"):
+        model = SeasonalModel(NaiveModel(), season=asked, granularity_ms=step)
+        state = model.fit(t_ms[:known], y[None, :known])
+        shape = model._season(state.profile, t_ms[known:])[0]
+        error[asked] = np.std(shape - y[known:])
+    assert error["auto"] < 0.25 * error["1d"]
 
 
 def test_two_periods_are_fitted_together() -> None:
