@@ -151,7 +151,7 @@ class Running:
     async def run(self) -> None:
         """Watch until stopped."""
         self._start(self._watch_lag(), self._acknowledge(), self._trainer.run(self.stopping))
-        self._start(self._guard.run(self._connections), self._endpoints.run())
+        self._start(self._guard.run(self._connections), self._endpoints.run(), self._source.run())
         if self._endpoints.first.end.is_source:
             self._start(self._look_back())
         await self._source.learn(self.stopping, self._endpoints.first.client)

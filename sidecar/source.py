@@ -6,7 +6,7 @@ so it is asked what it is until it answers.
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Final
@@ -22,7 +22,7 @@ from sidecar.pushed import PushReader, PushStats, spans
 from sidecar.remote.backoff import BackoffSettings, delay_s
 from sidecar.remote.expressions import ExpressionReader
 from sidecar.remote.http import HttpClient
-from sidecar.remote.probe import ServerFacts, metric_types, probe
+from sidecar.remote.probe import ServerFacts, external_labels, metric_types, probe
 from sidecar.remote.query_reader import QueryApiReader
 from sidecar.remote.reader import ReaderStats, RemoteReader
 from sidecar.remote.settings import HttpSettings
@@ -30,6 +30,7 @@ from sidecar.remote.turns import ReadTurns
 
 log = logging.getLogger(__name__)
 
+_LOOK_EVERY_S: Final = 60.0
 _ASK_AGAIN: Final = BackoffSettings(base_s=1.0, cap_s=15.0)
 
 
@@ -90,8 +91,7 @@ class Source:
             write_client=write_client,
         )
         url, chosen = self._config.prometheus_url, self._config.external_labels
-        self.reader.external_labels = facts.external_labels if chosen is None else chosen
-        self.buffer.strip(self.reader.external_labels)
+        self._strip(facts.external_labels if chosen is None else chosen)
         self.facts = facts
         log.info(
             "%s is %s %s; external labels %s",
@@ -102,6 +102,28 @@ class Source:
         )
         for problem in facts.problems:
             log.warning("%s: %s", url, problem)
+
+    async def run(self) -> None:
+        """Follow the server's external labels, for as long as it is awaited."""
+        while True:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            await self.look()
+
+    async def look(self) -> None:
+        """Learn of other external labels than before: each series would be a new one with them."""
+        if self.facts is None or self._config.external_labels is not None:
+            return
+        labels = await external_labels(self._api)
+        if labels is not None and labels != self.reader.external_labels:
+            log.warning(
+                "%s has other external labels now: %s", self._config.prometheus_url, dict(labels)
+            )
+            self._strip(labels)
+
+    def _strip(self, labels: Mapping[str, str]) -> None:
+        """Take these off whatever comes from the server, whichever way."""
+        self.reader.external_labels = dict(labels)
+        self.buffer.strip(labels)
 
     def follow(self, watches: Iterable[WatchConfig]) -> None:
         """Keep of what is pushed the series that these watches select."""

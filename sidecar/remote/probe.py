@@ -104,13 +104,14 @@ async def probe(
         Unavailable: it does not answer at all.
     """
     writer = write_client or client
-    build, config, flags, read, write = await asyncio.gather(
+    build, told, flags, read, write = await asyncio.gather(
         _build(client, timeout_s),
         _config(client, timeout_s),
         _flags(client, timeout_s),
         _reads(read_client or client, read_path, now_s, timeout_s),
         _writes(writer, write_path, timeout_s),
     )
+    config = told or _Config()
     offset = writer.server_clock.skew_s(now_s())
     if offset is None:
         offset = client.server_clock.skew_s(now_s())
@@ -141,10 +142,16 @@ async def out_of_order_window_ms(client: HttpClient, *, timeout_s: float = 10.0)
 
     None where its configuration cannot be read: no Prometheus, no answer, not allowed.
     """
-    text = _mapping(await _optional(client, "/api/v1/status/config", timeout_s)).get("yaml")
-    if not isinstance(text, str):
-        return None
-    return (await asyncio.to_thread(_parse_config, text)).ooo_window_ms or 0
+    config = await _config(client, timeout_s)
+    return None if config is None else config.ooo_window_ms or 0
+
+
+async def external_labels(
+    client: HttpClient, *, timeout_s: float = 10.0
+) -> Mapping[str, str] | None:
+    """What a Prometheus adds to its series on remote read; None where that cannot be read."""
+    config = await _config(client, timeout_s)
+    return None if config is None else config.external_labels
 
 
 async def list_series(
@@ -230,17 +237,17 @@ async def _flags(client: HttpClient, timeout_s: float) -> Mapping[str, Any]:
     return _mapping(await _optional(client, "/api/v1/status/flags", timeout_s))
 
 
-async def _config(client: HttpClient, timeout_s: float) -> _Config:
+async def _config(client: HttpClient, timeout_s: float) -> _Config | None:
     text = _mapping(await _optional(client, "/api/v1/status/config", timeout_s)).get("yaml")
-    return await asyncio.to_thread(_parse_config, text) if isinstance(text, str) else _Config()
+    return await asyncio.to_thread(_parse_config, text) if isinstance(text, str) else None
 
 
-def _parse_config(text: str) -> _Config:
+def _parse_config(text: str) -> _Config | None:
     """What matters here of a server's own configuration; whatever is odd in it stays unknown."""
     try:
         whole = _mapping(yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))  # noqa: S506
     except yaml.YAMLError:
-        return _Config()
+        return None
     settings, storage = _mapping(whole.get("global")), _mapping(whole.get("storage"))
     jobs = whole.get("scrape_configs")
     intervals = {
