@@ -53,7 +53,7 @@ class Source:
         self.settings: HttpSettings = replace(read, url=base)
         self._api = HttpClient(self.settings, session)
         self._read_client = HttpClient(read, session)
-        turns = ReadTurns()  # at most two reads at once, whichever way they go
+        turns = ReadTurns(config.remote_read.concurrent_limit)  # whichever way they go
         self.reader = RemoteReader(
             self._read_client, path="", verify_crc=config.remote_read.verify_crc, turns=turns
         )
@@ -137,8 +137,9 @@ class Source:
             return ExpressionReader(
                 self._query_reader, watch.expr, watch.output_metric, watch.granularity_ms
             )
-        served = self.facts is None or self.facts.remote_read is not False
-        reader = self.reader if served else self._query_reader
+        served = None if self.facts is None else self.facts.remote_read
+        by_query = self._config.remote_read.by_query(served)
+        reader = self._query_reader if by_query else self.reader
         if self._config.receive_remote_write:
             return PushReader(self.buffer, reader, self.push_stats)
         return reader

@@ -47,7 +47,7 @@ class WatchView:
         kind: the type that the metadata gives the metric; None where it has none.
         counter: the watch's ``auto`` transform takes the metric for a counter.
         known_names: metrics on the server, asked for only where nothing matches.
-        histograms: series of native histograms, which have no plain samples.
+        histograms: some of its series of native histograms, which have no plain samples.
         trouble: why the series could not be read; empty where they could.
     """
 
@@ -56,5 +56,5 @@ class WatchView:
     kind: str | None = None
     counter: bool = False
     known_names: frozenset[str] = field(default_factory=frozenset)
-    histograms: int = 0
+    histograms: tuple[LabelSet, ...] = ()
     trouble: str = ""

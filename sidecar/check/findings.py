@@ -104,7 +104,12 @@ def server_findings(config: SentinelConfig, server: ServerView) -> list[Finding]
         message = f"does not answer: is prometheus_url right as seen from here? {server.trouble}"
         return [Finding("error", config.prometheus_url, message)]
     found = []
-    if facts.remote_read is not True:
+    if facts.remote_read is not True and config.remote_read.api == "remote_read":
+        message = (
+            f"does not serve remote read, which remote_read.api asks for{_words(facts, 'read')}"
+        )
+        found.append(Finding("error", str(config.read_http()), message))
+    elif facts.remote_read is not True and config.remote_read.api == "auto":
         message = (
             "does not serve remote read: its query API is read instead, which costs it more; where "
             "there is a Prometheus below it, as with Thanos, point remote_read.url there"
@@ -145,6 +150,11 @@ def _words(facts: ServerFacts, end: str) -> str:
     """What was said of remote read or remote write when it was tried."""
     said = [text for text in facts.problems if f"remote {end}" in text]
     return f" ({said[0]})" if said else ""
+
+
+def _some(series: Sequence[LabelSet], shown: int = 3) -> str:
+    names = ", ".join(str(one) for one in series[:shown])
+    return names + (f" and {len(series) - shown} or more others" if len(series) > shown else "")
 
 
 def _watch_report(
@@ -211,7 +221,7 @@ def _matching(
     found = _on_external_labels(path, watch, external)
     if view.trouble:
         return [*found, Finding("error", path, f"its series cannot be read: {view.trouble}")]
-    if view.series or found:
+    if view.series or view.histograms or found:
         return found
     metric = watch.metric
     parts = [metric + part for part in _HISTOGRAM_PARTS if metric + part in view.known_names]
@@ -284,9 +294,8 @@ def _sampling(path: str, watch: WatchConfig, view: WatchView, as_rate: bool) -> 
         found.append(Finding("warning", path, message))
     if view.histograms:
         message = (
-            f"some of its series are native histograms ({view.histograms} or more), which are not "
-            "forecast: "
-            "record a quantile or a rate of them with a recording rule"
+            f"native histograms are not forecast: {_some(view.histograms)}; record a quantile or "
+            "a rate of them with a recording rule, or write one under expr"
         )
         found.append(Finding("warning", path, message))
     if as_rate and watch.metric.endswith("_bucket"):

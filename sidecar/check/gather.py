@@ -59,7 +59,8 @@ async def _view(
 ) -> WatchView:
     by_remote = RemoteReader(read, path="", external_labels=external_labels(config, facts))
     by_query = QueryApiReader(api)
-    reader: SampleReader = by_remote if facts.remote_read is True else by_query
+    served = facts.remote_read is True  # nobody waits here for it to come back
+    reader: SampleReader = by_query if config.remote_read.by_query(served) else by_remote
     if watch.expr:
         step_ms = watch.granularity_ms
         reader = ExpressionReader(by_query, watch.expr, watch.output_metric, step_ms)
@@ -81,7 +82,7 @@ async def _view(
         counter=not watch.expr
         and await asyncio.to_thread(looks_like_counter, watch.metric, raw, kind),
         known_names=known,
-        histograms=len(by_remote.stats().histogram_series),
+        histograms=by_remote.stats().histogram_series,
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from pydantic import AfterValidator, Discriminator, Tag
+from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from sidecar.config import values
 from sidecar.config.messages import Problems, Section, section
@@ -228,10 +228,19 @@ class RemoteReadConfig(HttpConfig):
 
     Attributes:
         verify_crc: check the CRC-32C of every frame of a streamed reply.
+        concurrent_limit: reads under way at the same time at most.
+        api: ``remote_read``, ``query`` for the query API, or ``auto``: the query API where the
+            server does not serve remote read.
     """
 
     _: KW_ONLY
     verify_crc: bool = False
+    concurrent_limit: Annotated[int, Field(ge=1, le=10)] = 2
+    api: Literal["auto", "remote_read", "query"] = "auto"
+
+    def by_query(self, served: bool | None) -> bool:
+        """Whether the query API is read; ``served`` is what is known of remote read."""
+        return self.api == "query" or (self.api == "auto" and served is False)
 
 
 @section

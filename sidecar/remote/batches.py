@@ -16,7 +16,6 @@ from sidecar.errors import Unavailable
 Q = TypeVar("Q")
 R = TypeVar("R")
 
-_MOST: Final = 100
 _REMEMBERED: Final = 10_000
 # Answers that say nothing about what was asked.
 _BUSY: Final = frozenset({None, 408, 425, 429, 502, 503, 504})
@@ -38,7 +37,7 @@ class Batches(Generic[Q, R]):
         key: Callable[[Q], Hashable],
         *,
         at_once: int = 2,
-        most: int = _MOST,
+        most: int = 100,
     ) -> None:
         self._run, self._key = run, key
         self._at_once, self._most = at_once, most

@@ -81,6 +81,7 @@ class RemoteReader(SlicedReader):
         turns: shared by all readers of the server.
         accept_chunks: False asks for SAMPLES only.
         verify_crc: check the checksum of each frame.
+        share: so many small reads go in one request at most.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class RemoteReader(SlicedReader):
         accept_chunks: bool = True,
         verify_crc: bool = False,
         threads: int = 2,
+        share: int = 100,
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(limits or ReadLimits(), retry, external_labels or {})
@@ -103,7 +105,7 @@ class RemoteReader(SlicedReader):
         self._accept_chunks, self._verify_crc = accept_chunks, verify_crc
         self._monotonic_s = monotonic_s
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-        self._batches = Batches(self._request_small, lambda query: query.selector)
+        self._batches = Batches(self._request_small, lambda query: query.selector, most=share)
         self._as_samples: set[Selector] = set()
         self._results: Counter[str] = Counter()
         self._stats = ReaderStats()

@@ -11,6 +11,8 @@ from typing import Final
 
 import numpy as np
 
+from sidecar.remote.http import HttpClient, HttpSettings
+from sidecar.remote.reader import RemoteReader
 from sidecar.series import LabelSet, RawSeries, Selector
 from sidecar.wire import snappy
 from sidecar.wire.crc import crc32c
@@ -214,6 +216,72 @@ def read_xor_end_to_end(options: Namespace) -> Iterator[Figure]:
     yield from asyncio.run(measure())
 
 
+@figures("read_many_watches")
+def read_many_watches(options: Namespace) -> Iterator[Figure]:
+    """What the newest samples of many watches cost that are due at once: shared requests or not."""
+    if not prometheus_binaries():
+        raise Skipped("no prometheus on the path")
+    shares = {"shared": 100, "alone": 1}
+    seconds: dict[str, list[float]] = {name: [] for name in shares}
+    requests: dict[str, int] = {}
+
+    async def measure() -> None:
+        async with RealPrometheus(prometheus_binaries()[0]) as server:
+            selectors = await fill_watches(server)
+            end_ms = int(time.time() * 1000)
+            for turn in range(1 + options.rounds):
+                for name, share in shares.items():
+                    client = HttpClient(HttpSettings(server.url))
+                    reader = RemoteReader(client, share=share)
+                    start = time.perf_counter()
+                    found = await asyncio.gather(
+                        *(reader.read(one, end_ms - 120_000, end_ms) for one in selectors)
+                    )
+                    elapsed = time.perf_counter() - start
+                    assert all(len(one) == WATCH_SERIES for one in found)
+                    requests[name] = sum(reader.stats().requests.values())
+                    await reader.close()
+                    await client.close()
+                    if turn:
+                        seconds[name].append(elapsed)
+
+    asyncio.run(measure())
+    shared, alone = seconds["shared"], seconds["alone"]
+    yield Figure(
+        "read_many_watches",
+        statistics.median(shared),
+        f"s wall for {WATCHES} watches",
+        "each by itself",
+        statistics.median(a / b for a, b in zip(shared, alone, strict=True)),
+        min(shared),
+        max(shared),
+    )
+    yield Figure(
+        "read_many_watches_requests",
+        requests["shared"],
+        "requests",
+        "each by itself",
+        requests["shared"] / requests["alone"],
+    )
+
+
+WATCHES: Final = 500
+WATCH_SERIES: Final = 4
+
+
+async def fill_watches(server: RealPrometheus) -> list[Selector]:
+    """Two minutes of every watch's series, up to now; what selects each."""
+    times = int(time.time()) * 1000 - STEP_MS * np.arange(8, 0, -1, dtype=np.int64)
+    names = [f"bench_{watch}" for watch in range(WATCHES)]
+    labels = [
+        LabelSet.of({"__name__": name, "instance": f"10.0.0.{n}:9100", "job": "api"})
+        for name in names
+        for n in range(WATCH_SERIES)
+    ]
+    await push(server, [RawSeries(one, times, times % 1000 / 7) for one in labels])
+    return [Selector.of(name) for name in names]
+
+
 READS: Final = (("chunks", "read_xor_end_to_end"), ("reader", "read_reader_end_to_end"))
 
 
@@ -237,14 +305,19 @@ async def fill(server: RealPrometheus, series: int, samples: int) -> ReadQuery:
     for at in range(0, samples, CHUNK_SAMPLES):
         part = slice(at, at + CHUNK_SAMPLES)
         some = [RawSeries(one.labels, one.timestamps_ms[part], one.values[part]) for one in made]
-        # A QueryResult and a WriteRequest are made alike; the former is what a reply wraps.
-        reply = encode_read_response_samples([some])
-        start, end = read_delimited(reply, 1, len(reply))
-        body = snappy.compress(reply[start:end])
-        url = f"{server.url}/api/v1/write"
-        async with server.session.post(url, data=body, headers=WRITE_HEADERS) as answer:
-            assert answer.status == 204, await answer.text()
+        await push(server, some)
     return ReadQuery(Selector.of("bench_seconds"), start_ms - STEP_MS, end_ms + STEP_MS)
+
+
+async def push(server: RealPrometheus, series: Sequence[RawSeries]) -> None:
+    """One request, samples in order."""
+    # A QueryResult and a WriteRequest are made alike; the former is what a reply wraps.
+    reply = encode_read_response_samples([series])
+    start, end = read_delimited(reply, 1, len(reply))
+    body = snappy.compress(reply[start:end])
+    url = f"{server.url}/api/v1/write"
+    async with server.session.post(url, data=body, headers=WRITE_HEADERS) as answer:
+        assert answer.status == 204, await answer.text()
 
 
 async def peak(server: RealPrometheus, query: ReadQuery, kind: str) -> Figure:

@@ -1,6 +1,7 @@
 """What the check says of facts, without any server."""
 
 import io
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -9,6 +10,7 @@ from sidecar.check import Finding, ServerView, WatchView, judge
 from sidecar.check.render import show
 from sidecar.config import (
     PublishConfig,
+    RemoteReadConfig,
     RemoteWriteConfig,
     SentinelConfig,
     WatchConfig,
@@ -192,8 +194,8 @@ def test_an_exposition_that_would_be_too_long_is_said() -> None:
         ),
         (
             WatchConfig("x"),
-            WatchView(series(1), 15_000, histograms=3),
-            ("warning", "some of its series are native histograms (3 or more)"),
+            WatchView(series(1), 15_000, histograms=series(5, "h")),
+            ("warning", "native histograms are not forecast"),
         ),
         (
             WatchConfig("x_bucket"),
@@ -210,6 +212,53 @@ def test_an_exposition_that_would_be_too_long_is_said() -> None:
 )  # fmt: skip
 def test_oddities(watch: WatchConfig, view: WatchView, expected: tuple[str, str]) -> None:
     assert said(one(watch, view)) == [expected]
+
+
+def test_native_histograms_are_named() -> None:
+    """And are not taken for a metric that nobody scrapes any more."""
+    view = WatchView(known_names=frozenset({"x"}), histograms=series(5))
+    [finding] = one(WatchConfig("x"), view)
+    assert 'x{instance="i00000"}, x{instance="i00001"}, x{instance="i00002"} and 2 or' in (
+        finding.message
+    )
+    view = WatchView(series(1), 15_000, histograms=series(1, "x", le="1"))
+    [finding] = one(WatchConfig("x"), view)
+    assert 'forecast: x{instance="i00000", le="1"}; record' in finding.message
+
+
+@pytest.mark.parametrize(
+    ("api", "served", "level"),
+    [
+        ("query", False, None),
+        ("query", None, None),
+        ("remote_read", False, "error"),
+        ("remote_read", None, "error"),
+        ("remote_read", True, None),
+        ("auto", True, None),
+    ],
+)
+def test_the_way_of_reading_that_is_asked_for(
+    api: Any, served: bool | None, level: str | None
+) -> None:
+    config = SentinelConfig(watches=[WatchConfig("x")], remote_read=RemoteReadConfig(api=api))
+    facts = ServerFacts(remote_read=served, receiver=True)
+    report = judge(config, ServerView(facts), [])
+    assert [one.level for one in report.findings] == ([] if level is None else [level])
+
+
+@pytest.mark.parametrize(
+    ("api", "served", "by_query"),
+    [
+        ("auto", True, False),
+        ("auto", None, False),
+        ("auto", False, True),
+        ("query", True, True),
+        ("query", None, True),
+        ("remote_read", False, False),
+    ],
+)
+def test_which_api_is_read(api: Any, served: bool | None, by_query: bool) -> None:
+    assert RemoteReadConfig(api=api).by_query(served) is by_query
 
 
 @pytest.mark.parametrize("served", [False, None])
