@@ -107,6 +107,7 @@ class RemoteReader(SlicedReader):
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._batches = Batches(self._request_small, lambda query: query.selector, most=share)
         self._as_samples: set[Selector] = set()
+        self._streamed = False  # the newest reply was, as it mostly is
         self._results: Counter[str] = Counter()
         self._stats = ReaderStats()
 
@@ -129,6 +130,9 @@ class RemoteReader(SlicedReader):
         found = await self._batches.ask(query)
         budget.check(found.bytes, found.samples, len(found.series))
         return found
+
+    def _streams(self, selector: Selector) -> bool:
+        return self._streamed and selector not in self._as_samples
 
     def _is_small(self, query: ReadQuery) -> bool:
         """Few samples by all that is known, as the new ones of a watch in each cycle."""
@@ -195,7 +199,8 @@ class RemoteReader(SlicedReader):
         ) as reply:
             self._turns.observe(self._monotonic_s() - sent_at)
             kind = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
-            if kind == "application/x-streamed-protobuf":
+            self._streamed = kind == "application/x-streamed-protobuf"
+            if self._streamed:
                 return await self._chunked(reply, queries, budget)
             if kind == "application/x-protobuf":
                 return await self._sampled(reply, queries, budget)

@@ -2,10 +2,10 @@
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Final
 
 import numpy as np
 
@@ -16,9 +16,7 @@ from sidecar.remote.slices import Densities, SlicePlan
 from sidecar.series import LabelSet, Matcher, MatchOp, RawSeries, Selector
 from sidecar.wire.requests import ReadQuery
 
-T = TypeVar("T")
-
-_AT_ONCE: Final = 2
+_ALL_HELD: Final = 4  # where all is held in memory anyway, a slice may be so much longer
 _MANY_SERIES: Final = 200  # a ms of work
 _OVERSHOOT: Final = 4  # a slice may hold so many times its budget before it is cut short
 _NOT_OURS: Final = Matcher(METRIC_NAME, MatchOp.NOT_REGEX, OWN_OUTPUT_REGEX)
@@ -136,7 +134,7 @@ class SlicedReader(ABC):
             DataError: more bytes, samples or series than the limits allow.
         """
         slices = [
-            found async for found in self._slices(selector, start_ms, end_ms, own_output, _AT_ONCE)
+            found async for found in self._slices(selector, start_ms, end_ms, own_output, _ALL_HELD)
         ]
         if len(slices) == 1:
             return slices[0]
@@ -153,62 +151,51 @@ class SlicedReader(ABC):
             yield found
 
     async def _slices(
-        self, selector: Selector, start_ms: int, end_ms: int, own_output: bool, at_once: int
+        self, selector: Selector, start_ms: int, end_ms: int, own_output: bool, factor: int
     ) -> AsyncIterator[list[RawSeries]]:
-        """Slices of the usual size, ``at_once`` of them on their way where they are known to fit.
-
-        One is then decoded while the server sends another; all of them are held in memory.
-        """
+        """As ``read_slices``, each up to ``factor`` times as long where that costs nobody much."""
         asked = selector if own_output else without_own_output(selector)
         budget = Budget(selector, self._limits)
-        plan = SlicePlan(
-            start_ms,
-            end_ms,
-            slice_samples=self._limits.slice_samples,
-            density=self._densities.get(str(asked)),
-        )
+        density = self._densities.get(str(asked))
+        most = self._limits.slice_samples
+        plan = SlicePlan(start_ms, end_ms, slice_samples=most, density=density)
         for span in plan:
-            spans = [span, *(plan.extend() for _ in range(at_once - 1))]
-            found, last_ms = await self._read_spans(asked, plan, [s for s in spans if s], budget)
-            if sum(len(one.series) for one in found) < _MANY_SERIES:
-                samples, parts = self._settled(found, budget, own_output)
+            found, (first_ms, last_ms) = await self._read_slice(asked, plan, span, budget)
+            if len(found.series) < _MANY_SERIES:
+                samples, series = self._settled(found, budget, own_output)
             else:
-                samples, parts = await asyncio.to_thread(self._settled, found, budget, own_output)
-            density = samples / (last_ms - span[0] + 1)
+                samples, series = await asyncio.to_thread(self._settled, found, budget, own_output)
+            density = samples / (last_ms - first_ms + 1)
             self._densities.note(str(asked), density)
-            plan.learn(density)
-            for part in parts:
-                yield part
+            plan.learn(density, most * (factor if self._streams(asked) else 1))
+            yield series
 
-    async def _read_spans(
-        self,
-        selector: Selector,
-        plan: SlicePlan,
-        spans: Sequence[tuple[int, int]],
-        budget: Budget,
-    ) -> tuple[list[Found], int]:
-        """A whole reply for each span, or for one that is shorter where they hold too much.
+    def _streams(self, selector: Selector) -> bool:
+        """Whether the server answers piece by piece, at no cost that grows with the answer."""
+        del selector
+        return False
 
-        Returns:
-            What was found, and the last instant of it.
-        """
+    async def _read_slice(
+        self, selector: Selector, plan: SlicePlan, span: tuple[int, int], budget: Budget
+    ) -> tuple[Found, tuple[int, int]]:
+        """A whole reply for the slice, or for a shorter one where it holds too much."""
         while True:
-            queries = [ReadQuery(selector, *span) for span in spans]
-            reads = (retried(partial(self._read, one, budget), self._retry) for one in queries)
+            query = ReadQuery(selector, *span)
             try:
-                return await all_of(reads), spans[-1][1]
+                found = await retried(partial(self._read, query, budget), self._retry)
             except TooMuch as error:
                 shorter = plan.shrink()
                 if shorter is None:
                     raise DataError(Reason.OVER_BUDGET, f"{selector}: {error}") from None
-                spans = [shorter]
+                span = shorter
+            else:
+                return found, span
 
     def _settled(
-        self, found: Sequence[Found], budget: Budget, own_output: bool
-    ) -> tuple[int, list[list[RawSeries]]]:
-        """Replies charged to the budget and cleaned; their samples. Some 15 us a series."""
-        samples = sum(budget.charge(one) for one in found)
-        return samples, [self._cleaned(one.series, own_output) for one in found]
+        self, found: Found, budget: Budget, own_output: bool
+    ) -> tuple[int, list[RawSeries]]:
+        """A reply charged to the budget and cleaned; its samples. Some 15 us a series."""
+        return budget.charge(found), self._cleaned(found.series, own_output)
 
     def _cleaned(self, series: Sequence[RawSeries], own_output: bool) -> list[RawSeries]:
         """External labels off, own output out, sorted; series that thereby become one are one."""
@@ -229,16 +216,6 @@ def without_own_output(selector: Selector) -> Selector:
     """
     named = any(m.name == METRIC_NAME and m.op is MatchOp.EQUAL for m in selector.matchers)
     return selector if named else selector.with_matchers(_NOT_OURS)
-
-
-async def all_of(tasks: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """All results, or the first error; then nothing goes on that nobody waits for."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            running = [group.create_task(task) for task in tasks]
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
-    return [task.result() for task in running]
 
 
 def joined(slices: Sequence[Sequence[RawSeries]]) -> list[RawSeries]:

@@ -47,7 +47,6 @@ class SlicePlan:
         self._slice_samples = slice_samples
         self._length_ms = _FIRST_MS if density is None else self._fitting(density)
         self._current = (start_ms, start_ms - 1)
-        self._known = density is not None
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         while self._at <= self._end_ms:
@@ -55,22 +54,9 @@ class SlicePlan:
             yield self._current
             self._at = self._current[1] + 1
 
-    def extend(self) -> tuple[int, int] | None:
-        """A further slice behind the one at hand, which then holds both.
-
-        None where nothing is left, or nothing is known yet of how much a slice holds.
-        """
-        start_ms, end_ms = self._current
-        if end_ms >= self._end_ms or not self._known:
-            return None
-        self._at = end_ms + 1
-        further = (self._at, self._slice_end())
-        self._current = (start_ms, further[1])
-        return further
-
-    def learn(self, density: float) -> None:
-        """``density`` samples per ms were in the slice at hand."""
-        self._known = True
+    def learn(self, density: float, slice_samples: int) -> None:
+        """``density`` samples per ms were in the slice at hand; the next may hold so many."""
+        self._slice_samples = slice_samples
         self._length_ms = min(self._fitting(density), self._length_ms * _GROWTH)
 
     def shrink(self) -> tuple[int, int] | None:
