@@ -32,7 +32,7 @@ def block(labels: Sequence[LabelSet], timestamp_ms: int) -> WriteBlock:
 
 @contextlib.asynccontextmanager
 async def writing(
-    url: str,
+    url: str | HttpSettings,
     time: FastTime | None = None,
     *,
     spool: Path | None = None,
@@ -42,7 +42,8 @@ async def writing(
 ) -> AsyncIterator[RemoteWriter]:
     """A running writer; time runs as in ``time``. Its books are looked at all the while."""
     clock = time or FastTime()
-    client = HttpClient(HttpSettings(url, timeout_s=timeout_s), monotonic=clock.monotonic_s)
+    settled = HttpSettings(url, timeout_s=timeout_s) if isinstance(url, str) else url
+    client = HttpClient(settled, monotonic=clock.monotonic_s)
     more: dict[str, Any] = {} if draw is None else {"draw": draw}
     writer = RemoteWriter(
         client,

@@ -3,6 +3,7 @@
 from sidecar.config.http import (
     Authorization,
     BasicAuth,
+    OAuth2,
     RemoteReadConfig,
     RemoteWriteConfig,
     TlsConfig,
@@ -20,6 +21,7 @@ __all__ = [
     "AnomalyConfig",
     "Authorization",
     "BasicAuth",
+    "OAuth2",
     "PublishConfig",
     "RemoteReadConfig",
     "RemoteWriteConfig",

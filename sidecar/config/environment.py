@@ -15,10 +15,12 @@ from sidecar.config.schema import SentinelConfig
 from sidecar.errors import ConfigError, Problem
 
 PREFIX: Final = "SENTINEL_"
-_MAPPINGS: Final = frozenset(("labels", "external_labels", "headers", "model_params"))
+_MAPPINGS: Final = frozenset(
+    ("labels", "external_labels", "headers", "model_params", "endpoint_params")
+)
 # A section, or a list of sections: a variable may speak of it either way.
 _ONE_OR_SEVERAL: Final = ("remote_write",)
-_LISTS: Final = frozenset(("watches", "matchers", "steps"))
+_LISTS: Final = frozenset(("watches", "matchers", "steps", "scopes"))
 
 
 def apply(

@@ -22,7 +22,7 @@ _WRITE_PATH: Final = "/api/v1/write"
 _NOT_USED: Final = frozenset(
     (
         *("azuread", "enable_http2", "filter_external_labels", "google_iam", "metadata_config"),
-        *("name", "oauth2", "protobuf_message", "proxy_connect_header", "queue_config"),
+        *("name", "protobuf_message", "proxy_connect_header", "queue_config"),
         *("read_recent", "required_matchers", "round_robin_dns", "send_exemplars"),
         *("send_native_histograms", "sigv4", "write_relabel_configs"),
     )
@@ -143,6 +143,39 @@ class TlsConfig(Section):
 
 
 @section
+class OAuth2(Section):
+    """A token by the client credentials grant; ``tls_config`` is for the token endpoint."""
+
+    _: KW_ONLY
+    client_id: values.Text
+    client_secret: values.SecretText | None = field(default=None, repr=False)
+    client_secret_file: values.PathText | None = None
+    scopes: HeaderLines = ()
+    token_url: values.Url
+    endpoint_params: Mapping[str, str] = field(default_factory=dict, repr=False)
+    tls_config: TlsConfig | None = None
+
+    @classmethod
+    def rules(cls, given: Mapping[str, Any]) -> list[Problem]:
+        problems = _both(given, "client_secret", "client_secret_file")
+        if given.get("client_secret") is None and given.get("client_secret_file") is None:
+            message = "has no secret: write 'client_secret' or 'client_secret_file'"
+            problems.append(Problem("", message))
+        return problems
+
+    def settings(self) -> settings.OAuth2:
+        return settings.OAuth2(
+            client_id=self.client_id,
+            token_url=self.token_url,
+            client_secret=_secret(self.client_secret),
+            client_secret_file=self.client_secret_file or "",
+            scopes=tuple(self.scopes),
+            endpoint_params=dict(self.endpoint_params),
+            tls_config=self.tls_config.settings() if self.tls_config else None,
+        )
+
+
+@section
 class HttpHeader(Section):
     """All values of one header, in the order plain, secret, from files."""
 
@@ -175,6 +208,7 @@ class HttpConfig(Section):
     http_headers: Mapping[str, HttpHeader] = field(default_factory=dict)
     basic_auth: BasicAuth | None = None
     authorization: Authorization | None = None
+    oauth2: OAuth2 | None = None
     tls_config: TlsConfig | None = None
     proxy_url: values.Url | None = None
     no_proxy: values.Text | None = None
@@ -192,7 +226,7 @@ class HttpConfig(Section):
     @classmethod
     def rules(cls, given: Mapping[str, Any]) -> list[Problem]:
         problems = _both(given, "remote_timeout", "timeout")
-        problems += _both(given, "basic_auth", "authorization")
+        problems += _both(given, "basic_auth", "authorization", "oauth2")
         problems += _both(given, "proxy_url", "proxy_from_environment")
         if given.get("no_proxy") and not given.get("proxy_url"):
             problems.append(Problem("no_proxy", "does nothing without 'proxy_url': write that too"))
@@ -214,6 +248,7 @@ class HttpConfig(Section):
             http_headers={name: one.settings() for name, one in self.http_headers.items()},
             basic_auth=self.basic_auth.settings() if self.basic_auth else None,
             authorization=self.authorization.settings() if self.authorization else None,
+            oauth2=self.oauth2.settings() if self.oauth2 else None,
             tls_config=self.tls_config.settings() if self.tls_config else None,
             proxy_url=self.proxy_url or "",
             no_proxy=self.no_proxy or "",
@@ -297,7 +332,7 @@ class WriteEnd:
     def receiver(self) -> tuple[object, ...]:
         """What makes it another receiver than those of other endpoints: a tenant is a header."""
         http = self.http
-        secrets = (http.basic_auth, http.authorization)
+        secrets = (http.basic_auth, http.authorization, http.oauth2)
         return (http.url.rstrip("/"), dict(http.headers), dict(http.http_headers), *secrets)
 
 

@@ -16,8 +16,8 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 from urllib.parse import urljoin, urlsplit, urlunsplit
@@ -29,6 +29,7 @@ from sidecar.errors import Rejected, RemoteError, Unavailable
 from sidecar.remote.backoff import parse_retry_after
 from sidecar.remote.clock import ServerClock, parse_http_date
 from sidecar.remote.credentials import Credentials, CredentialSource
+from sidecar.remote.oauth import Tokens
 from sidecar.remote.settings import (
     Authorization,
     BasicAuth,
@@ -124,10 +125,17 @@ class HttpClient:
         self._session, self._owns_session = session, session is None
         self._credentials = CredentialSource(settings)
         self._user_agent = user_agent()
+        self._token_client = _token_client(settings, session)
+        self._tokens: Tokens | None = None
+        if settings.oauth2 and self._token_client:
+            ask = partial(_ask_for_token, self._token_client)
+            self._tokens = Tokens(settings.oauth2, ask, monotonic)
         parts = urlsplit(settings.url)
         self._base = parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="")
 
     async def close(self) -> None:
+        if self._token_client is not None:
+            await self._token_client.close()
         if self._owns_session and self._session is not None:
             await self._session.close()
             self._session = None
@@ -228,7 +236,7 @@ class HttpClient:
         headers: Mapping[str, str] | None,
         timeout: aiohttp.ClientTimeout,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        credentials = await self._load_credentials()
+        credentials = await self.credentials()
         tls = self.settings.tls_config
         sent_at = self._monotonic()
         async with self._open_session().request(
@@ -248,11 +256,27 @@ class HttpClient:
             server_hostname=(tls.server_name or None) if tls else None,
         ) as response:
             self.server_clock.observe(response.headers.get("Date"), sent_at, self._monotonic())
+            self.note_status(response.status)
             yield response
 
-    async def _load_credentials(self) -> Credentials:
+    async def credentials(self) -> Credentials:
+        """What a request needs now to be let in.
+
+        Raises:
+            Unavailable: a file cannot be read, or a token not be had at present.
+            Rejected: no token is given to us, told as a 401.
+        """
         fixed = self._credentials.fixed
-        return fixed if fixed else await asyncio.to_thread(self._credentials.load)
+        loaded = fixed if fixed else await asyncio.to_thread(self._credentials.load)
+        if self._tokens is None:
+            return loaded
+        token = ("Authorization", await self._tokens.header())
+        return Credentials((*loaded.headers, token), loaded.tls)
+
+    def note_status(self, status: int) -> None:
+        """A 401 means that a token no longer holds, however long it was meant to."""
+        if status == 401 and self._tokens is not None:
+            self._tokens.forget()
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -325,6 +349,32 @@ class HttpClient:
             raise Unavailable(f"{where}: the reply stopped coming") from error
         except (aiohttp.ClientError, OSError, EOFError) as error:
             raise Unavailable(f"{where}: the reply broke off: {_describe(error)}") from error
+
+
+def _token_client(
+    settings: HttpSettings, session: aiohttp.ClientSession | None
+) -> HttpClient | None:
+    """For the token endpoint, by the proxy of the server that the token is for."""
+    if settings.oauth2 is None:
+        return None
+    theirs = replace(
+        settings,
+        url=settings.oauth2.token_url,
+        tls_config=settings.oauth2.tls_config,
+        oauth2=None,
+        headers={},
+        http_headers={},
+    )
+    return HttpClient(theirs, session)
+
+
+async def _ask_for_token(
+    client: HttpClient, form: Mapping[str, str], headers: Mapping[str, str]
+) -> bytes:
+    reply = await client.request(
+        "POST", params=form, headers={"Accept": "application/json", **headers}, max_bytes=1 << 20
+    )
+    return reply.body
 
 
 def bypasses_proxy(host: str, port: int | None, no_proxy: str) -> bool:

@@ -127,6 +127,24 @@ class TlsConfig:
                 )
 
 
+@dataclass(frozen=True)
+class OAuth2:
+    """Where a token comes from, and what for; ``tls_config`` is for that endpoint."""
+
+    client_id: str
+    token_url: str = field(repr=False)
+    client_secret: Secret | None = None
+    client_secret_file: str = ""
+    scopes: tuple[str, ...] = ()
+    endpoint_params: Mapping[str, str] = field(default_factory=dict, repr=False)
+    tls_config: TlsConfig | None = None
+
+    def __post_init__(self) -> None:
+        _check_url("oauth2.token_url", self.token_url)
+        if (self.client_secret is not None) == bool(self.client_secret_file):
+            raise ValueError("oauth2 needs exactly one of client_secret and client_secret_file")
+
+
 TLS_VERSIONS: Final = ("TLS10", "TLS11", "TLS12", "TLS13")
 
 
@@ -161,6 +179,7 @@ class HttpSettings:
     http_headers: Mapping[str, HeaderValues] = field(default_factory=dict)
     basic_auth: BasicAuth | None = None
     authorization: Authorization | None = None
+    oauth2: OAuth2 | None = None
     tls_config: TlsConfig | None = None
     proxy_url: str = field(default="", repr=False)
     no_proxy: str = ""
@@ -177,10 +196,13 @@ class HttpSettings:
             raise ValueError("no_proxy without proxy_url has no effect")
         if not self.timeout_s > 0:
             raise ValueError(f"timeout {self.timeout_s!r} must be above 0")
-        if self.basic_auth and self.authorization:
-            raise ValueError("at most one of basic_auth and authorization")
-        if urlsplit(self.url).username and (self.basic_auth or self.authorization):
-            raise ValueError("a user in the url and basic_auth or authorization exclude each other")
+        ways = [one for one in (self.basic_auth, self.authorization, self.oauth2) if one]
+        if len(ways) > 1:
+            raise ValueError("at most one of basic_auth, authorization and oauth2")
+        if urlsplit(self.url).username and ways:
+            raise ValueError(
+                "a user in the url and basic_auth, authorization or oauth2 exclude each other"
+            )
         for name in (*self.headers, *self.http_headers):
             _check_header_name(name)
         for name, value in self.headers.items():

@@ -18,9 +18,8 @@ import aiohttp
 from yarl import URL
 
 from sidecar.duration import parse_duration_ms
-from sidecar.errors import Unavailable
-from sidecar.remote.credentials import CredentialSource
-from sidecar.remote.http import bypasses_proxy, open_session, printable, user_agent
+from sidecar.errors import Rejected, Unavailable
+from sidecar.remote.http import HttpClient, bypasses_proxy, open_session, printable, user_agent
 from sidecar.remote.settings import HttpSettings
 from sidecar.serve.promql.cursor import Garbage
 from sidecar.serve.promql.replies import read_object
@@ -126,7 +125,7 @@ class Upstream:
     ) -> None:
         self.settings = settings
         self._session, self._owns_session = session, session is None
-        self._credentials = CredentialSource(settings)
+        self._client = HttpClient(settings, session)
         parts = urlsplit(settings.url)
         self._base = parts._replace(
             netloc=parts.netloc.rpartition("@")[2],
@@ -143,6 +142,7 @@ class Upstream:
         return self.settings.display_url
 
     async def close(self) -> None:
+        await self._client.close()
         if self._owns_session and self._session is not None:
             await self._session.close()
             self._session = None
@@ -157,9 +157,10 @@ class Upstream:
             Unavailable: there is none, or it is a redirect.
         """
         url = self._url(request)
-        credentials = self._credentials
-        loaded = await asyncio.to_thread(credentials.load) if credentials.reads_files else None
-        loaded = loaded or credentials.load()
+        try:
+            loaded = await self._client.credentials()
+        except Rejected as error:
+            raise Unavailable(str(error)) from error
         headers = [("User-Agent", user_agent()), *loaded.headers]
         headers.append(("Accept-Encoding", request.accept_encoding))
         if request.body is not None:
@@ -178,6 +179,7 @@ class Upstream:
                 ssl=loaded.tls if loaded.tls is not None else True,
                 server_hostname=(tls.server_name or None) if tls else None,
             ) as response:
+                self._client.note_status(response.status)
                 if 300 <= response.status < 400 and response.status != 304:
                     raise Unavailable(f"{self.display_url}: {response.status}, a redirect")
                 yield response

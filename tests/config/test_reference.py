@@ -11,6 +11,7 @@ from sidecar.config import (
     AnomalyConfig,
     Authorization,
     BasicAuth,
+    OAuth2,
     PublishConfig,
     RemoteReadConfig,
     RemoteWriteConfig,
@@ -26,7 +27,7 @@ README = Path(__file__).parents[2] / "README.md"
 SECTIONS = [
     SentinelConfig, WatchConfig, AnomalyConfig, PublishConfig, WatchPublish, RemoteReadConfig,
     RemoteWriteConfig,
-    BasicAuth, Authorization, TlsConfig, HttpHeader,
+    BasicAuth, Authorization, OAuth2, TlsConfig, HttpHeader,
 ]  # fmt: skip
 TABLES = {
     "Top level": SentinelConfig,
@@ -57,7 +58,7 @@ def rows(heading: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_every_setting_is_in_the_reference(section: type[Any]) -> None:
-    named = set(re.findall(r"`([a-z_]+)`", reference()))
+    named = set(re.findall(r"`([a-z_0-9]+)`", reference()))
     assert {one.name for one in fields(section)} <= named
 
 
