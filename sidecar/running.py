@@ -34,7 +34,7 @@ from sidecar.remote.http import open_session
 from sidecar.series import LabelSet
 from sidecar.serve import admin, query_api, receive, remote_read
 from sidecar.serve.app import build_app
-from sidecar.serve.guard import Connection, Guard
+from sidecar.serve.guard import Connection, Guard, GuardedSite
 from sidecar.serve.metrics import Reading, SelfMetrics
 from sidecar.serve.query_api import QueryApi
 from sidecar.serve.readings import of_audit, of_push, of_readers, of_watches, of_writers
@@ -270,9 +270,8 @@ class Running:
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await runner.setup()
         try:
-            await web.TCPSite(
-                runner, config.emitter_host, config.emitter_port, ssl_context=protection.context
-            ).start()
+            where = (config.emitter_host, config.emitter_port)
+            await GuardedSite(runner, self._guard, *where, ssl_context=protection.context).start()
         except OSError as error:
             await runner.cleanup()
             raise SidecarError(

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from sidecar.publish.exposition import Page
 from sidecar.serve.app import build_app
-from sidecar.serve.guard import Guard, GuardLimits
+from sidecar.serve.guard import Guard, GuardedSite, GuardLimits
 from sidecar.serve.metrics import SelfMetrics
 
 pytestmark = pytest.mark.integration
@@ -45,10 +45,11 @@ async def served(
         SelfMetrics(list),
         exposition_max_series=most_gauges,
         middlewares=[guard.middleware],
+        routes=[web.post("/slow", slow)],
     )
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    await GuardedSite(runner, guard, "127.0.0.1", 0).start()
     server = runner.server
     assert server is not None
     sweeping = asyncio.create_task(guard.run(lambda: server.connections))
@@ -59,6 +60,11 @@ async def served(
         with suppress(asyncio.CancelledError):
             await sweeping
         await runner.cleanup()
+
+
+async def slow(request: web.Request) -> web.Response:
+    """Answers when all has been sent."""
+    return web.Response(body=await request.read())
 
 
 async def get(url: str) -> tuple[int, str]:
@@ -123,6 +129,52 @@ async def test_half_open_requests_are_closed_and_metrics_answer_meanwhile() -> N
             writer.close()
         assert not still_open
         assert slowest < 1.0
+
+
+@pytest.mark.parametrize(
+    "half",
+    [
+        b"GET /metrics HTTP/1.1\r\nX-Slow: ",
+        b"POST /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf",
+        b"",
+    ],
+)
+async def test_a_flood_of_connections_is_held_off_and_metrics_answer_throughout(
+    half: bytes,
+) -> None:
+    """Without waiting for a deadline: whoever comes gets room at the cost of who asks nothing."""
+    limits = GuardLimits(most=60, first_s=100, body_s=100)
+    flood: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+    waits: list[float] = []
+    alive: list[int] = []
+    async with served(Board([PAGE]), limits) as url:
+        port = int(url.rpartition(":")[2])
+        for number in range(600):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(half)
+            flood.append((reader, writer))
+            if number % 20 == 19:
+                began = time.monotonic()
+                assert (await get(f"{url}/metrics?collect[]=self"))[0] == 200
+                waits.append(time.monotonic() - began)
+                alive.append(sum(not (a.at_eof() or b.transport.is_closing()) for a, b in flood))
+        for _, writer in flood:
+            writer.transport.abort()
+        await asyncio.sleep(0)
+    assert 0 < max(alive) <= limits.most + 20, "at any time, not only after a sweep"
+    assert sorted(waits)[len(waits) // 2] < 0.25
+
+
+async def test_a_body_has_its_own_deadline() -> None:
+    limits = GuardLimits(first_s=100, body_s=0.5, request_s=100)
+    async with served(Board(), limits) as url:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        writer.write(b"POST /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf")
+        with suppress(ConnectionError):
+            assert await asyncio.wait_for(reader.read(), 10) == b""
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 async def test_a_connection_that_is_used_stays_open_between_requests() -> None:
