@@ -32,7 +32,7 @@ from sidecar.publish.paths import ForecastPaths
 from sidecar.remote.audit import Audit
 from sidecar.remote.http import open_session
 from sidecar.series import LabelSet
-from sidecar.serve import admin, query_api, receive, remote_read
+from sidecar.serve import admin, query_api, receive, remote_read, status_api
 from sidecar.serve.app import build_app
 from sidecar.serve.guard import Connection, Guard, GuardedSite
 from sidecar.serve.metrics import Reading, SelfMetrics
@@ -40,7 +40,7 @@ from sidecar.serve.query_api import QueryApi
 from sidecar.serve.readings import of_audit, of_push, of_readers, of_watches, of_writers
 from sidecar.serve.receive import Receiver
 from sidecar.serve.remote_read import RemoteReadServer
-from sidecar.serve.status import count_states, series_facts
+from sidecar.serve.status import StatusPage, Wanted, count_states, series_facts, status_page
 from sidecar.serve.upstream import Upstream
 from sidecar.serve.web_config import Doorkeeper, WebConfig, load_web_config
 from sidecar.source import Source
@@ -231,6 +231,9 @@ class Running:
     def status(self) -> Mapping[str, Any]:
         return series_facts(self.watches, self.rejected())
 
+    async def _status_page(self, wanted: Wanted) -> StatusPage:
+        return await self.in_thread(status_page, self.watches, self.rejected(), wanted)
+
     def rejected(self) -> frozenset[LabelSet]:
         """Output series that a receiver refuses at present."""
         return self._endpoints.quarantined()
@@ -261,6 +264,7 @@ class Running:
             exposition_max_series=config.publish.exposition_max_series,
             routes=[
                 *(receive.routes(self._receiver) if config.receive_remote_write else ()),
+                status_api.route(self._status_page, self.in_thread),
                 *admin.routes(lambda: self.operator, self.reload, enabled=config.enable_admin_api),
                 *query_api.routes(api),
                 *remote_read.routes(RemoteReadServer(self._paths)),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from sidecar.backtest.history import Past, Span, read_past
-from sidecar.backtest.replay import Model, replay
+from sidecar.backtest.replay import Model, replay, yardstick
 from sidecar.backtest.summary import (
     NAIVE,
     SEASONAL_NAIVE,
@@ -40,8 +40,10 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class _Candidate:
+    """A model to test; None stands for a yardstick that needs none."""
+
     name: str
-    model: Model
+    model: Model | None
 
 
 def run_backtest(
@@ -73,7 +75,7 @@ def _candidates(
     context = ModelContext(watch.granularity_ms, watch.horizon_steps, watch.n_lags, config.timezone)
     names = list(dict.fromkeys(models or [watch.model_name]))
     found = []
-    for name in [*(one for one in names if one not in YARDSTICKS), *YARDSTICKS]:
+    for name in names:
         own = name == watch.model_name
         params: Mapping[str, Any] = watch.model_params if own else {}
         try:
@@ -81,7 +83,7 @@ def _candidates(
         except ValueError as error:
             raise ConfigError([Problem("--models", str(error))]) from None
         found.append(_Candidate(name, model))
-    return found
+    return [*found, *(_Candidate(name, None) for name in YARDSTICKS if name not in names)]
 
 
 async def _read(
@@ -96,7 +98,7 @@ async def _read(
             await source.ask(HttpClient(config.write_http(), session))
             pasts: list[Past | DataError] = []
             for watch, found in zip(config.watches, candidates, strict=True):
-                longest = max(one.model.longest_fit for one in found)
+                longest = max(one.model.longest_fit for one in found if one.model is not None)
                 what = f"reading {watch.selector}"
 
                 def note(share: float, what: str = what) -> None:
@@ -117,6 +119,9 @@ def _tested(
 ) -> WatchResult:
     plan, rows = past.plan, []
     for at, candidate in enumerate(candidates):
+        if candidate.model is None:
+            rows.append(result_of(yardstick(candidate.name, plan)))
+            continue
         what, done = f"{candidate.name} on {watch.selector}", 0
 
         def note(instants: int, what: str = what) -> None:

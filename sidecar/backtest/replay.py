@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from sidecar.backtest.tally import Tally, add, judged_at, start_tally
+from sidecar.backtest.tally import Judged, Tally, add, judged_at, start_tally
 from sidecar.cycle import CycleRules, advance
 from sidecar.known import Fitted, Known, adopt, begin
 from sidecar.learning import gate, residuals
@@ -214,6 +214,36 @@ class _Replay:
             fit_s=self.fit_s,
             replay_s=seconds - self.fit_s,
         )
+
+
+def yardstick(name: str, plan: Plan) -> Replayed:
+    """The two forecasts that need no model and no cycle: as at the origin, or as a day before.
+
+    They have no band. Where nothing is known of a day before, ``seasonal_naive`` is as ``naive``.
+    """
+    began = perf_counter()
+    n, leads = len(plan.batch.labels), leads_of(plan.rules.horizon_steps)
+    tally = start_tally(plan.batch, plan.tested, leads)
+    rows, nothing = np.arange(n), np.full((n, len(leads)), np.nan)
+    for column in range(plan.tested):
+        back = np.maximum(plan.first + column - np.array(leads), 0)
+        mean = tally.naive[:, back]
+        if name != NaiveModel.name:
+            day = tally.yesterday[:, column][:, None]
+            mean = np.where(np.isfinite(day), day, mean)
+        one_step = np.stack([mean[:, 0], nothing[:, 0], nothing[:, 0]], axis=1)
+        add(tally, rows, column, Judged(one_step, mean, nothing))
+    return Replayed(
+        model=name,
+        tally=tally,
+        expected=np.empty((3, n, 0), dtype=np.float32),
+        naive_better=np.zeros(n, dtype=np.bool_),
+        reasons=(None,) * n,
+        explained=("",) * n,
+        fits=0,
+        fit_s=0.0,
+        replay_s=perf_counter() - began,
+    )
 
 
 def gated(

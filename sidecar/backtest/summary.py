@@ -87,7 +87,7 @@ def result_of(replayed: Replayed) -> ModelResult:
     """A row from a replay."""
     found = figures(replayed.tally)
     judged = found.judged[:, 0] > 0
-    total = replayed.tally.judged.sum(axis=0)
+    total = replayed.tally.banded.sum(axis=0)
     inside = replayed.tally.inside.sum(axis=0)
     coverage = np.divide(inside, total, out=np.full(total.shape, np.nan), where=total > 0)
     lead_mase = np.array([_median(column) for column in found.mase.T])

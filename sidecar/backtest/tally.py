@@ -27,12 +27,12 @@ class Tally:
         judged: (N, L) int64, how many instants had both a forecast and an actual.
         error, relative: (N, L) sums of |actual - forecast|, and of that twice over the sum of the
             sizes (0 to 2).
-        inside: (N, L) how many actuals lay inside their band.
+        banded, inside: (N, L) how many of those forecasts had a band, and held the actual in it.
         beside_naive, naive_error: (N, L) the errors of the forecast, and of "as at the origin",
             over the instants where both are known; beside_season and season_error likewise for "as
             a day before".
         with_naive, with_season: (N, L) int64, how many instants those are.
-        covered, counted: (T,) over all series, one-step: how many were inside, and judged.
+        covered, counted: (T,) over all series, one-step: how many were inside, and had a band.
     """
 
     actual: FloatArray
@@ -42,6 +42,7 @@ class Tally:
     judged: NDArray[np.int64]
     error: FloatArray
     relative: FloatArray
+    banded: NDArray[np.int64]
     inside: FloatArray
     beside_naive: FloatArray
     naive_error: FloatArray
@@ -76,7 +77,7 @@ class Figures:
         mae: in the series' unit.
         mase, seasonal_mase: against "as at the origin" and "as a day before"; at most 100.
         smape: 0 to 2.
-        coverage: share of actuals inside the band.
+        coverage: share of actuals inside the band, where there was one.
     """
 
     judged: NDArray[np.int64]
@@ -92,7 +93,7 @@ def start_tally(batch: SeriesBatch, tested: int, leads: tuple[int, ...]) -> Tall
     n = len(batch.labels)
     shape = (n, len(leads))
     sums = [np.zeros(shape) for _ in range(7)]
-    counts = [np.zeros(shape, dtype=np.int64) for _ in range(3)]
+    counts = [np.zeros(shape, dtype=np.int64) for _ in range(4)]
     return Tally(
         actual=batch.values[:, -tested:],
         naive=carried(batch.values),
@@ -108,6 +109,7 @@ def start_tally(batch: SeriesBatch, tested: int, leads: tuple[int, ...]) -> Tall
         season_error=sums[6],
         with_naive=counts[1],
         with_season=counts[2],
+        banded=counts[3],
         covered=np.zeros(tested),
         counted=np.zeros(tested),
     )
@@ -141,6 +143,7 @@ def add(tally: Tally, rows: NDArray[np.int64], column: int, found: Judged) -> No
     size = np.abs(actual) + np.abs(found.mean)
     relative = np.divide(2 * error, size, out=np.zeros_like(error), where=judged & (size > 0))
     low, high = found.mean - found.half, found.mean + found.half
+    banded = judged & np.isfinite(found.half)
     inside = (actual >= low) & (actual <= high)
     inside[:, 0] = (actual[:, 0] >= found.one_step[:, 1]) & (actual[:, 0] <= found.one_step[:, 2])
     first = tally.naive.shape[1] - tally.actual.shape[1]
@@ -151,6 +154,7 @@ def add(tally: Tally, rows: NDArray[np.int64], column: int, found: Judged) -> No
     tally.judged[rows] += judged
     tally.error[rows] += np.where(judged, error, 0.0)
     tally.relative[rows] += relative
+    tally.banded[rows] += banded
     tally.inside[rows] += inside & judged
     for ours, theirs, count, other in (
         (tally.beside_naive, tally.naive_error, tally.with_naive, naive),
@@ -161,15 +165,15 @@ def add(tally: Tally, rows: NDArray[np.int64], column: int, found: Judged) -> No
         theirs[rows] += np.where(both, other, 0.0)
         count[rows] += both
     tally.covered[column] += np.count_nonzero(inside[:, 0] & judged[:, 0])
-    tally.counted[column] += np.count_nonzero(judged[:, 0])
+    tally.counted[column] += np.count_nonzero(banded[:, 0])
 
 
 def figures(tally: Tally) -> Figures:
     """The errors of a replay, by series and lead."""
 
-    def mean(total: FloatArray) -> FloatArray:
+    def mean(total: FloatArray, count: NDArray[np.int64] = tally.judged) -> FloatArray:
         out = np.full(total.shape, np.nan)
-        return as_float(np.divide(total, tally.judged, out=out, where=tally.judged > 0))
+        return as_float(np.divide(total, count, out=out, where=count > 0))
 
     def against(ours: FloatArray, theirs: FloatArray, count: NDArray[np.int64]) -> FloatArray:
         return np.where(count > 0, ratio(ours, theirs), np.nan)
@@ -180,7 +184,7 @@ def figures(tally: Tally) -> Figures:
         mase=against(tally.beside_naive, tally.naive_error, tally.with_naive),
         seasonal_mase=against(tally.beside_season, tally.season_error, tally.with_season),
         smape=mean(tally.relative),
-        coverage=mean(tally.inside),
+        coverage=mean(tally.inside, tally.banded),
     )
 
 

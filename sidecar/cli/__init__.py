@@ -56,10 +56,12 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"sentinel {program_version()}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    def add(name: str, function: Command, about: str) -> argparse.ArgumentParser:
+    def add(
+        name: str, function: Command, about: str, *, watches: bool = True
+    ) -> argparse.ArgumentParser:
         command: argparse.ArgumentParser = commands.add_parser(name, help=about, description=about)
-        command.set_defaults(command=function, needs_watches=False)
-        _add_common(command)
+        command.set_defaults(command=function, needs_watches=False, watch=[])
+        _add_common(command, watches=watches)
         return command
 
     for name, function, about in _ON_WATCHES:
@@ -69,7 +71,10 @@ def command_line() -> argparse.ArgumentParser:
     )
     tested.set_defaults(needs_watches=True)
     backtest.add_options(tested)
-    _add_json(add("status", status.status, "what a running sidecar knows of each series"))
+    about = "what a running sidecar knows of each series, once or live (--watch)"
+    shown = add("status", status.status, about, watches=False)
+    status.add_options(shown)
+    _add_json(shown)
     add(
         "remote-read-config",
         running.show_remote_read_config,
@@ -113,7 +118,7 @@ def _add_json(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print JSON")
 
 
-def _add_common(command: argparse.ArgumentParser) -> None:
+def _add_common(command: argparse.ArgumentParser, *, watches: bool) -> None:
     command.add_argument(
         "-c",
         "--config",
@@ -124,13 +129,14 @@ def _add_common(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--prometheus-url", metavar="URL", help="in place of prometheus_url in the file"
     )
-    command.add_argument(
-        "--watch",
-        action="append",
-        default=[],
-        metavar="SELECTOR",
-        help="watch this selector with the defaults, beside the file's; may be repeated",
-    )
+    if watches:
+        command.add_argument(
+            "--watch",
+            action="append",
+            default=[],
+            metavar="SELECTOR",
+            help="watch this selector with the defaults, beside the file's; may be repeated",
+        )
     command.add_argument(
         "--log-level",
         default="INFO",

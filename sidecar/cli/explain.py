@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from sidecar.cli.common import EXIT_FAILED, EXIT_OK, asked
 from sidecar.cli.orders import version_line
-from sidecar.cli.status import figures
+from sidecar.cli.status import figures, pages
 from sidecar.config import SentinelConfig, WatchConfig
 
 
@@ -18,7 +18,7 @@ def explain(config: SentinelConfig, options: argparse.Namespace) -> int:
     """Everything that is known of series: state, figures, versions and the newest changes."""
     watch = WatchConfig.from_selector(options.series)
     query = urllib.parse.urlencode({"metric": watch.metric, **watch.labels})
-    facts = asked(config, "/api/v1/status")["data"]
+    facts = pages(config, [("match[]", str(watch.selector))], None)["data"]
     versions = asked(config, f"/api/v1/models/versions?{query}")["data"]
     audit = asked(config, f"/api/v1/models/audit?{query}&limit=10")["data"]
     console = Console(soft_wrap=True)

@@ -1,11 +1,11 @@
 """The aiohttp application: what answers on ``emitter_port``.
 
 The routes of the query API and the remote-read server are made in their own modules and mounted
-here. Handlers only read what the cycles left for them; none computes or waits for a disk.
+here. Handlers only read what the cycles left for them; what takes longer is done in a thread.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Protocol
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
@@ -25,9 +25,6 @@ class Board(Protocol):
     def not_ready(self) -> str:
         """Why the sidecar is not ready yet; empty once it is."""
 
-    def status(self) -> Mapping[str, Any]:
-        """Facts of every series, keyed by its notation; JSON-ready."""
-
 
 def build_app(
     board: Board,
@@ -46,7 +43,6 @@ def build_app(
             web.get("/metrics", _metrics(board, metrics, exposition_max_series)),
             web.get("/-/healthy", _healthy),
             web.get("/-/ready", _ready(board)),
-            web.get("/api/v1/status", _status(board)),
             *routes,
         ]
     )
@@ -75,13 +71,6 @@ def _ready(board: Board) -> _Handler:
         if why_not:
             return web.Response(status=503, text=f"Sentinel is not ready: {why_not}\n")
         return web.Response(text="Sentinel is ready.\n")
-
-    return handler
-
-
-def _status(board: Board) -> _Handler:
-    async def handler(_: web.Request) -> web.StreamResponse:
-        return web.json_response({"status": "success", "data": board.status()})
 
     return handler
 

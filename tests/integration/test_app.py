@@ -2,9 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
-from typing import Any
 
 import aiohttp
 import pytest
@@ -27,9 +26,6 @@ class Board:
 
     def not_ready(self) -> str:
         return self.why_not
-
-    def status(self) -> Mapping[str, Any]:
-        return {"x": {"ready": True}}
 
 
 PAGE = Page({"x_sentinel_predicted": ("Forecast of x.", 'x_sentinel_predicted{a="b"} 1.0\n')}, 1)

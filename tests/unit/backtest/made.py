@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sidecar.backtest.replay import Plan, Replayed, replay
+from sidecar.backtest.replay import Plan, Replayed, replay, yardstick
 from sidecar.backtest.summary import WatchResult, result_of
 from sidecar.models.contract import as_float
 from sidecar.series import FloatArray, Grid, LabelSet, SeriesBatch
@@ -38,9 +38,9 @@ def result(plan: Plan, *names: str) -> WatchResult:
         horizon="5m",
         configured=names[0],
         plan=plan,
-        rows=tuple(
-            result_of(replayed(plan, name, keep=at == 0))
-            for at, name in enumerate([*names, "naive", "seasonal_naive"])
+        rows=(
+            *(result_of(replayed(plan, name, keep=at == 0)) for at, name in enumerate(names)),
+            *(result_of(yardstick(name, plan)) for name in ("naive", "seasonal_naive")),
         ),
         left_out=0,
     )

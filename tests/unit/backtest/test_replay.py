@@ -1,9 +1,11 @@
 """A replay forecasts what the live cycle would have, and nothing from later data."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from sidecar.backtest.replay import Plan, replay
+from sidecar.backtest.replay import Plan, replay, yardstick
 from sidecar.backtest.tally import figures
 from sidecar.cycle import Advance
 from sidecar.known import Known
@@ -121,3 +123,17 @@ def test_progress_adds_up_to_the_range() -> None:
     replay(model(), "linear", plan, note=done.append)
     assert sum(done) == TESTED
     assert max(done) <= 8
+
+
+@pytest.mark.parametrize("name", ["naive", "seasonal_naive"])
+def test_a_yardstick_forecasts_as_its_model_would_but_has_no_band(name: str) -> None:
+    values = signal(2, 3000)
+    values[0, 2990:2995] = np.nan
+    plan = replace(plan_of(values, 60), window=2900)
+    model_s, plain = figures(replayed(plan, name).tally), figures(yardstick(name, plan).tally)
+    assert np.isnan(plain.coverage).all()
+    # The model's first forecasts for the longer leads come only as those leads have passed.
+    np.testing.assert_allclose(plain.mae[:, 0], model_s.mae[:, 0], rtol=0.06)
+    assert plain.judged[0, 0] == 55
+    if name == "naive":
+        np.testing.assert_array_equal(plain.mase, 1.0)

@@ -78,7 +78,7 @@ def test_figures_are_as_the_definitions_say(row: int, at: int) -> None:
 def test_coverage_over_time_adds_up_to_that_of_the_series() -> None:
     tally, _, _ = made()
     assert tally.covered.sum() == tally.inside[:, 0].sum()
-    assert tally.counted.sum() == tally.judged[:, 0].sum()
+    assert tally.counted.sum() == tally.judged[:, 0].sum() == tally.banded[:, 0].sum()
 
 
 def test_nothing_judged_is_not_a_number() -> None:
