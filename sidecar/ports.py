@@ -1,6 +1,6 @@
 """What a watch needs of the rest of the house, and what it tells it."""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -28,6 +28,8 @@ class Memory(Protocol):
     def serving(self, watch: str) -> Mapping[str, Serving]: ...
 
     def pinned(self, watch: str) -> frozenset[LabelSet]: ...
+
+    def forget_gone(self, watch: str, alive: Collection[str], before_ms: int) -> int: ...
 
     def note(self, entries: Iterable[AuditEntry]) -> None: ...
 

@@ -54,6 +54,9 @@ log = logging.getLogger(__name__)
 MOST_INSTANTS: Final = 240
 MOST_VALUES: Final = 100_000
 SAVE_EVERY_MS: Final = 60_000
+# Where pods come and go all day, the versions of those that went would fill the disk.
+TIDY_EVERY_MS: Final = 3_600_000
+KEEP_GONE_MS: Final = 48 * 3_600_000
 # A cycle that went as the one before it is logged at most so often.
 SAY_EVERY_MS: Final = 60_000
 AGAIN: Final = BackoffSettings(base_s=1.0, cap_s=30.0)
@@ -103,6 +106,7 @@ class Watch:
         self._failures = 0
         self.behind = False
         self._saved_ms = 0
+        self._tidied_ms = ports.now_ms()  # not at once: some of them may just not be scraped yet
         self._said = (-1, -1)
         self._said_ms = 0
 
@@ -372,8 +376,20 @@ class Watch:
         try:
             arrays, meta = await self._ports.in_thread(pack, known, self.recipe, self.wishes.memo())
             await self._ports.in_thread(self._ports.memory.put_runtime, self.watch_id, arrays, meta)
+            await self._tidy(now_ms)
         except StoreError as error:
             log.warning("watch %s: not kept for a restart: %s", self.title, error)
+
+    async def _tidy(self, now_ms: int) -> None:
+        """Now and then: drop the versions of series that went days ago."""
+        if now_ms - self._tidied_ms < TIDY_EVERY_MS:
+            return
+        self._tidied_ms = now_ms
+        alive = {one.key for one in self.learned.labels}
+        forget = self._ports.memory.forget_gone
+        gone = await self._ports.in_thread(forget, self.watch_id, alive, now_ms - KEEP_GONE_MS)
+        if gone:
+            log.info("watch %s: versions of %d series that are gone dropped", self.title, gone)
 
     # Between two cycles
 

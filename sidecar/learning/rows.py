@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -279,16 +279,40 @@ def prune(connection: sqlite3.Connection, series: Sequence[int], most: int) -> N
 
 def forget(connection: sqlite3.Connection, watch: str, labels: Sequence[LabelSet]) -> None:
     """Drop every version of some series; the numbers given stay known."""
-    keys = json.dumps([one.key for one in labels])
+    found = connection.execute(
+        "SELECT id FROM series WHERE watch = ? AND key IN (SELECT value FROM json_each(?))",
+        (watch, json.dumps([one.key for one in labels])),
+    )
+    _forget(connection, [series for (series,) in found])
+
+
+def forget_gone(
+    connection: sqlite3.Connection, watch: str, alive: Collection[str], before_ms: int
+) -> int:
+    """Drop every version of the series that are not ``alive`` (keys) and were fitted before
+    ``before_ms`` last; pinned ones stay. Gives how many series that were."""
+    found = connection.execute(
+        "SELECT id FROM series WHERE watch = ? AND NOT pinned "
+        "AND key NOT IN (SELECT value FROM json_each(?)) "
+        "AND (SELECT max(trained_at_ms) FROM versions WHERE series = series.id) < ?",
+        (watch, json.dumps(list(alive)), before_ms),
+    )
+    gone = [series for (series,) in found]
+    _forget(connection, gone)
+    return len(gone)
+
+
+def _forget(connection: sqlite3.Connection, series: Sequence[int]) -> None:
+    ids = json.dumps(list(series))
     every = connection.execute(
-        "SELECT v.series, v.version, v.blob FROM versions v JOIN series s ON s.id = v.series "
-        "WHERE s.watch = ? AND s.key IN (SELECT value FROM json_each(?))",
-        (watch, keys),
+        "SELECT series, version, blob FROM versions "
+        "WHERE series IN (SELECT value FROM json_each(?))",
+        (ids,),
     ).fetchall()
     connection.execute(
         "UPDATE series SET predecessor = NULL, pinned = 0 "
-        "WHERE watch = ? AND key IN (SELECT value FROM json_each(?))",
-        (watch, keys),
+        "WHERE id IN (SELECT value FROM json_each(?))",
+        (ids,),
     )
     _delete(connection, every)
 

@@ -9,7 +9,7 @@ Every method is synchronous and safe to call from any thread; call them outside 
 """
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -247,6 +247,22 @@ class VersionStore:
         """
         with self._guard, self._database.transaction() as connection:
             rows.forget(connection, watch, labels)
+
+    def forget_gone(self, watch: str, alive: Collection[str], before_ms: int) -> int:
+        """Drop the versions of the series of a watch that are gone for good.
+
+        Args:
+            alive: keys of the series that the watch knows.
+            before_ms: series of which a version was fitted since then stay, and so do pinned ones.
+
+        Returns:
+            How many series were dropped.
+
+        Raises:
+            StoreError: the disk refuses.
+        """
+        with self._guard, self._database.transaction() as connection:
+            return rows.forget_gone(connection, watch, alive, before_ms)
 
     # The audit log
 

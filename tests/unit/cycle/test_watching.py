@@ -20,8 +20,9 @@ from sidecar.remote.writer import WriteBlock
 from sidecar.series import LabelSet, RawSeries
 from sidecar.trainer import Trainee, Trainer
 from sidecar.watching import MOST_INSTANTS, Watch
-from tests.unit.cycle.helpers import fitted, sampled
+from tests.unit.cycle.helpers import fitted, labels, sampled
 from tests.unit.cycle.test_past import Server
+from tests.unit.learning.stored import batch
 from tests.unit.publish.test_publisher import output_rules
 
 T = TypeVar("T")
@@ -237,3 +238,21 @@ def test_at_one_hour_a_restart_an_hour_later_goes_on(tmp_path: Path) -> None:
         assert run(w.restarted().once())
         assert len(w.spy.instants("_sentinel_expected")) == 2
         assert w.trainer.asked.count(Trigger.FIRST) == 1
+
+
+def test_versions_of_series_that_went_days_ago_are_dropped(tmp_path: Path) -> None:
+    with world(tmp_path, "1m", sampled(wave, T0 - HOUR, T0 + 2 * HOUR)) as w:
+        gone, lately = labels("gone"), labels("lately")
+        for one, hours in ((gone, 49), (lately, 47), (labels("a"), 49)):
+            w.store.save(batch([one], 1.0, watch=w.watch.watch_id, at_ms=T0 - hours * HOUR))
+
+        async def main() -> list[set[str]]:
+            kept = []
+            for minutes in (0, 40, 80):
+                w.now_ms = T0 + minutes * MINUTE
+                await w.watch.turn()
+                kept.append(set(w.store.serving(w.watch.watch_id)))
+            return kept
+
+        everything = {gone.key, lately.key, labels("a").key}
+        assert run(main()) == [everything, everything, everything - {gone.key}]

@@ -291,6 +291,32 @@ def test_the_log_cannot_be_rewritten(store: VersionStore, statement: str) -> Non
         connection.execute(statement)
 
 
+def test_versions_of_series_that_are_gone_for_good_are_dropped(store: VersionStore) -> None:
+    series = labels(5)
+    store.save(batch(series, 1.0, at_ms=1_000))
+    store.save(batch(series, 1.0, watch="other", at_ms=1_000))
+    store.save(batch(series[:2], 2.0, at_ms=5_000))
+    store.pin(WATCH, series[4], True, at_ms=2_000)
+    assert store.forget_gone(WATCH, {series[3].key}, before_ms=5_000) == 1
+    assert set(served(store.load(WATCH))) == {*series[:2], *series[3:]}
+    assert set(served(store.load("other"))) == set(series)
+    assert store.forget_gone(WATCH, set(), before_ms=5_001) == 3
+    assert set(served(store.load(WATCH))) == {series[4]}
+    assert store.pinned(WATCH) == {series[4]}
+    assert store.forget_gone(WATCH, set(), before_ms=5_001) == 0
+    assert store.save(batch([series[0]], 3.0)).tolist() == [3]
+
+
+def test_bytes_that_only_series_that_are_gone_needed_are_freed(store: VersionStore) -> None:
+    series = labels(50)
+    for k, one in enumerate(series):
+        store.save(batch([one], float(k), at_ms=k))
+    store.forget_gone(WATCH, {series[7].key}, before_ms=1_000)
+    with store._database.reading() as connection:
+        [(blobs,)] = connection.execute("SELECT count(*) FROM blobs").fetchall()
+    assert blobs == 1
+
+
 def test_the_log_forgets_its_oldest_entries_beyond_a_limit(
     store: VersionStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
