@@ -11,9 +11,9 @@ from sidecar.models.registry import (
     ALIASES,
     MODEL_NAMES,
     ModelContext,
+    accepted_settings,
     build,
     model_type,
-    setting_names,
     validate_params,
 )
 
@@ -92,7 +92,7 @@ def params_problems(
     """What is wrong with the settings of a model: the setting (or nothing) and the message."""
     if not isinstance(choice, str):
         return [_by_setting(text, params) for text in _build_problems(choice, params, context)]
-    names = setting_names(model_type(choice)) or ()
+    names = accepted_settings(model_type(choice))
     unknown = [name for name in params if names and name not in names]
     known = {name: value for name, value in params.items() if name not in unknown}
     texts = validate_params(choice, known) or _build_problems(choice, known, context)

@@ -110,7 +110,7 @@ def validate_params(name: str, params: Mapping[str, object]) -> list[str]:
     except ValueError as error:
         return [str(error)]
     problems = _unknown(model, params)
-    good = {key: value for key, value in params.items() if key in _accepted(model)}
+    good = {key: value for key, value in params.items() if key in accepted_settings(model)}
     try:
         build(model, good, ModelContext(granularity_ms=60_000, horizon_steps=5, n_lags=30))
     except (ValueError, TypeError) as error:
@@ -152,7 +152,7 @@ def defaults(name: str) -> dict[str, object]:
     model = SeasonalModel if name == PROFILE else model_type(name)
     found = _defaults(model)
     return found | {
-        one: _defaults(SeasonalModel)[one] for one in _accepted(model) if one not in found
+        one: _defaults(SeasonalModel)[one] for one in accepted_settings(model) if one not in found
     }
 
 
@@ -185,7 +185,7 @@ def setting_names(model: type[Any]) -> tuple[str, ...]:
     )
 
 
-def _accepted(model: type[Any]) -> tuple[str, ...]:
+def accepted_settings(model: type[Any]) -> tuple[str, ...]:
     """What a user may set: the model's settings, and those of the profile in front of it."""
     front = _FRONT_SETTINGS if model in _FRONTED else ()
     return tuple(dict.fromkeys((*setting_names(model), *front)))
@@ -200,7 +200,7 @@ def _settings(
 
 
 def _unknown(model: type[Any], params: Mapping[str, object]) -> list[str]:
-    names = [*_accepted(model)]
+    names = [*accepted_settings(model)]
     return [
         f"{name}: {model.name} has no such setting{_meant(name, names)}; it has {', '.join(names)}"
         for name in params

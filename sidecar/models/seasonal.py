@@ -78,7 +78,10 @@ def periods_of(season: object) -> tuple[int, ...]:
     texts = [season] if isinstance(season, str) else season
     if not isinstance(texts, list | tuple) or not texts:
         raise ValueError(f"season: {season!r} is not auto, none, a duration, or a list of them")
-    periods = tuple(sorted({parse_duration_ms(str(text)) for text in texts}))
+    try:
+        periods = tuple(sorted({parse_duration_ms(str(text)) for text in texts}))
+    except ValueError as error:
+        raise ValueError(f"season: {error}") from None
     if periods[0] < 60_000:
         raise ValueError(f"season: {format_duration(periods[0])} is shorter than a minute")
     return periods
