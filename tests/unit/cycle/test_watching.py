@@ -243,7 +243,7 @@ def test_at_one_hour_a_restart_an_hour_later_goes_on(tmp_path: Path) -> None:
 def test_versions_of_series_that_went_days_ago_are_dropped(tmp_path: Path) -> None:
     with world(tmp_path, "1m", sampled(wave, T0 - HOUR, T0 + 2 * HOUR)) as w:
         gone, lately = labels("gone"), labels("lately")
-        for one, hours in ((gone, 49), (lately, 47), (labels("a"), 49)):
+        for one, hours in ((gone, 49), (lately, 46), (labels("a"), 49)):
             w.store.save(batch([one], 1.0, watch=w.watch.watch_id, at_ms=T0 - hours * HOUR))
 
         async def main() -> list[set[str]]:
