@@ -54,10 +54,15 @@ class Found:
 
 
 class Budget:
-    """What is left of a read's limits."""
+    """What is left of a read's limits.
+
+    Attributes:
+        aimed: how many samples the slice at hand should hold; twice as many are let pass.
+    """
 
     def __init__(self, selector: Selector, limits: ReadLimits) -> None:
         self._selector, self._limits = selector, limits
+        self.aimed = limits.slice_samples
         self._bytes = self._samples = 0
         self._series: set[LabelSet] = set()
 
@@ -80,7 +85,7 @@ class Budget:
         self._refuse(self._bytes + more_bytes, limits.max_bytes, "bytes")
         self._refuse(self._samples + more_samples, limits.max_samples, "samples")
         self._refuse(series, limits.max_series, "series")
-        if more_samples > _OVERSHOOT * limits.slice_samples:
+        if more_samples > max(_OVERSHOOT * limits.slice_samples, 2 * self.aimed):
             raise TooMuch(f"{more_samples} samples in one slice")
 
     @property
@@ -167,7 +172,8 @@ class SlicedReader(ABC):
                 samples, series = await asyncio.to_thread(self._settled, found, budget, own_output)
             density = samples / (last_ms - first_ms + 1)
             self._densities.note(str(asked), density)
-            plan.learn(density, most * (factor if self._streams(asked) else 1))
+            budget.aimed = most * (factor if self._streams(asked) else 1)
+            plan.learn(density, budget.aimed)
             yield series
 
     def _streams(self, selector: Selector) -> bool:

@@ -308,6 +308,34 @@ async def test_a_slice_that_holds_too_much_is_read_in_shorter_ones() -> None:
         await client.close()
 
 
+@pytest.mark.parametrize(("streams", "at_most"), [(True, 12), (False, 36)])
+async def test_what_is_wanted_whole_is_read_in_longer_slices_where_it_is_streamed(
+    streams: bool, at_most: int
+) -> None:
+    """And none is thrown away because there are some more samples than there were before."""
+    times = np.arange(0, 48 * HOUR_MS, 2_000)
+    times = np.sort(np.append(times, times[len(times) // 2 :: 2] + 7))  # half as many again
+    async with FakePrometheus() as fake:
+        fake.streams = streams
+        fake.load(named("x", 0), times.tolist(), times.tolist())
+        client = HttpClient(HttpSettings(fake.url))
+        limits, end_ms = ReadLimits(slice_samples=6_000), int(times[-1])
+        reader = RemoteReader(client, limits=limits, retry=QUICK)
+        [found] = await reader.read(X, 0, end_ms)
+        assert found.timestamps_ms.tolist() == times.tolist()
+        whole = reader.stats().requests
+        assert whole.get("over_budget", 0) == 0
+        assert whole["ok"] <= at_most
+        await reader.close()
+        reader = RemoteReader(client, limits=limits, retry=QUICK)
+        parts = [one async for [one] in reader.read_slices(X, 0, end_ms)]
+        assert sum(len(one.values) for one in parts) == len(times)
+        assert max(len(one.values) for one in parts) <= 4 * 6_000
+        assert (whole["ok"] < len(parts) / 2) is streams
+        await reader.close()
+        await client.close()
+
+
 async def test_a_login_page_is_named_as_what_it_is() -> None:
     async with FakePrometheus() as fake:
         fake.give_always(READ, Answer(200, b"<html>", {"Content-Type": "text/html"}))
