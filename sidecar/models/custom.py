@@ -80,6 +80,7 @@ class CustomModel(ForecastModel[CustomState]):
         self.granularity_ms = int(context["granularity_ms"])
         self.settings = self.params
         self._alive: OrderedDict[bytes, BaseModel] = OrderedDict()
+        self._raised: dict[tuple[int, bytes], str] = {}  # what the newest forecast met, by row
         self._made()  # a wrong keyword shows here, not in the first fit
 
     def _made(self) -> BaseModel:
@@ -181,11 +182,17 @@ class CustomModel(ForecastModel[CustomState]):
         shape = (len(state.sigma), len(t_ms))
         mean, lower, upper = (np.full(shape, np.nan) for _ in range(3))
         X = rows_before(state.buffer, cyclic(t_ms[:1], self.timezone)) if len(t_ms) else mean
-        for row in np.flatnonzero(np.isfinite(state.sigma)):
-            said = self._instance(bytes(state.blob[row])).predict(X[row : row + 1])
-            _place(mean[row], said.values)
-            _place(lower[row], said.lower_bound)
-            _place(upper[row], said.upper_bound)
+        self._raised = {}
+        for row in np.flatnonzero(np.isfinite(state.sigma)).tolist():
+            blob = bytes(state.blob[row])
+            try:
+                said = self._instance(blob).predict(X[row : row + 1])
+                _place(mean[row], said.values)
+                _place(lower[row], said.lower_bound)
+                _place(upper[row], said.upper_bound)
+            except Exception as error:  # noqa: BLE001 - a user's code may raise anything; it is shown
+                mean[row] = np.nan
+                self._raised[row, blob] = f"predict raised {_said(error)}"[:_NOTE_LENGTH]
         steps = np.arange(1, len(t_ms) + 1) + state.missed[:, None]
         plain = around(mean, state.sigma[:, None] * np.sqrt(steps), OUTPUT_LEVEL)
         return Intervals(
@@ -204,7 +211,10 @@ class CustomModel(ForecastModel[CustomState]):
         return self._alive[blob]
 
     def explain(self, state: CustomState) -> list[str]:
-        return [str(note) for note in state.note]
+        return [
+            self._raised.get((row, bytes(blob)), str(note))
+            for row, (blob, note) in enumerate(zip(state.blob, state.note, strict=True))
+        ]
 
 
 def _place(row: FloatArray, values: FloatArray | None) -> None:

@@ -125,6 +125,37 @@ def test_what_one_series_raises_is_its_own_problem_and_is_said() -> None:
     assert said == "fit raised RuntimeError: negative values are not for me"
 
 
+class Moody(MeanOfLags):
+    """Fails to forecast what lies above ``factor``: it raises, or says what is no number."""
+
+    def predict(self, X: FloatArray) -> PredictionResult:
+        if X[0, 3] > 2 * self.factor:
+            return PredictionResult(np.array(["what"]))
+        if X[0, 3] > self.factor:
+            raise ZeroDivisionError("too high\nfor me")
+        return super().predict(X)
+
+
+def test_a_series_that_cannot_be_forecast_is_its_own_problem_and_is_said() -> None:
+    y = series(4)
+    y[1] += 120
+    y[2] += 2000
+    model = built(Moody, factor=100.0)
+    state = model.fit(instants(0, 30), y)
+    got = model.forecast(state, instants(30, 3))
+    assert np.isnan(got.mean[1:3]).all()
+    assert np.isnan(got.upper[1:3]).all()
+    assert np.isfinite(got.mean[[0, 3]]).all()
+    lines = model.explain(state)
+    assert lines[0] == "26 rows"
+    assert lines[1] == "predict raised ZeroDivisionError: too high for me"
+    assert lines[2].startswith("predict raised ValueError: ")
+    # What goes well again is no longer complained of.
+    calm = model.update(state, instants(30, 1), np.full((4, 1), 10.0))
+    assert np.isfinite(model.forecast(calm, instants(31, 3)).mean).all()
+    assert model.explain(calm)[1] == "26 rows"
+
+
 def test_forecasts_follow_new_samples() -> None:
     y = series(2, 33)
     model = built()
