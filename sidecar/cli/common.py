@@ -57,11 +57,30 @@ def asked(config: SentinelConfig, path: str, order: Mapping[str, Any] | None = N
         with urllib.request.urlopen(request, timeout=60) as reply:  # noqa: S310 - as above
             return json.load(reply)
     except urllib.error.HTTPError as error:
-        return json.load(error)
+        return _refusal(url, error)
     except (urllib.error.URLError, OSError, ValueError) as error:
         raise SidecarError(
             f"no sidecar answers at {url} ({error}): is it running, and with this configuration?"
         ) from error
+
+
+def _refusal(url: str, error: urllib.error.HTTPError) -> Any:
+    """What a refusal says, where it is the sidecar's own.
+
+    Raises:
+        SidecarError: it is something else's, or asks for a password.
+    """
+    if error.code in (401, 403) and error.headers.get("WWW-Authenticate"):
+        raise SidecarError(
+            f"{url} wants a password (web_config_file): the command line has none to give, ask "
+            "with curl -u"
+        ) from None
+    try:
+        return json.load(error)
+    except ValueError:
+        raise SidecarError(
+            f"{url} answers {error.code} {error.reason}: is that the sidecar's port?"
+        ) from None
 
 
 def reachable(host: str) -> str:

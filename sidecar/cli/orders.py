@@ -59,14 +59,21 @@ def order(config: SentinelConfig, options: argparse.Namespace) -> int:
 
 
 def change_line(entry: Mapping[str, Any]) -> str:
-    at = datetime.fromtimestamp(entry["at_ms"] / 1000, UTC).isoformat(timespec="seconds")
+    at = _utc(entry["at_ms"])
     versions = [f"v{entry[key]}" for key in ("from_version", "to_version") if entry.get(key)]
     return f"{at} {entry['who']}: {entry['what']} {' -> '.join(versions)}".rstrip()
 
 
 def version_line(record: Mapping[str, Any]) -> str:
+    """A version: what it is, when and why it was fitted, and how well it did then."""
     mae = "" if record["mae"] is None else f", MAE {record['mae']:.4g}"
+    moved = "" if record["drift"] is None else f" at {record['drift']:.2g}x its error"
     return (
         f"v{record['version']} {record['status']}: {record['model']} {record['policy']} for "
-        f"{record['cause']}, {record['gate']}{mae}, {record['n_samples']} samples"
+        f"{record['cause']}{moved}, {record['gate']}{mae}, {record['n_samples']} samples, "
+        f"{_utc(record['trained_at_ms'])}"
     )
+
+
+def _utc(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="seconds")

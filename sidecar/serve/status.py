@@ -209,6 +209,7 @@ class _View:
                 "state": STATES[self.states[row]],
                 "reason": None if reason is None else reason.value,
                 "model": watch.config.model_name,
+                "granularity": watch.config.granularity,
                 "horizon": watch.config.horizon,
                 "active_version": f"v{version}" if version else None,
                 "active_version_mae": _number(known.drift.reference[row]),

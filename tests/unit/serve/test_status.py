@@ -27,6 +27,7 @@ KEYS = {
     "state",
     "reason",
     "model",
+    "granularity",
     "horizon",
     "active_version",
     "active_version_mae",
