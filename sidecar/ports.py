@@ -50,6 +50,7 @@ class Ports:
     """What a watch needs of the rest of the house.
 
     Attributes:
+        source_now_ms: what time it is where the samples come from, at most our own.
         reader_for: what reads a watch's series, once the server is known.
         kind_of: the type that the server's metadata gives a metric; None where it has none.
         written_until_ms: the newest instant accepted for delivery of some output series.
@@ -61,6 +62,7 @@ class Ports:
     memory: Memory
     in_thread: InThread
     now_ms: Callable[[], int]
+    source_now_ms: Callable[[], int]
     lookback_delta_ms: Callable[[], int]
     kind_of: Callable[[str], Awaitable[str | None]]
     written_until_ms: Callable[[Sequence[LabelSet]], Awaitable[int | None]]

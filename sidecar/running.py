@@ -302,6 +302,7 @@ class Running:
             memory=self._store,
             in_thread=self.in_thread,
             now_ms=_now_ms,
+            source_now_ms=self._source.now_ms,
             lookback_delta_ms=self._source.lookback_delta_ms,
             kind_of=self._source.kind_of,
             written_until_ms=self._written_until_ms,

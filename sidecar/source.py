@@ -6,6 +6,7 @@ so it is asked what it is until it answers.
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -130,6 +131,18 @@ class Source:
         self.buffer.follow(spans(watches))
 
     # What the watches ask
+
+    def now_ms(self) -> int:
+        """The earlier of our clock and the server's: it has no sample yet of what is still to come.
+
+        Where they may agree (its replies tell whole seconds) ours.
+        """
+        own_s = time.time()
+        for client in (self._read_client, self._api):
+            ahead_s = client.server_clock.skew_s(own_s)
+            if ahead_s is not None:
+                return int((own_s - max(0.0, ahead_s)) * 1000)
+        return int(own_s * 1000)
 
     def reader_for(self, watch: WatchConfig) -> SourceReader:
         """Remote read; the query API for expressions, and for servers without remote read."""

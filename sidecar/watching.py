@@ -464,11 +464,12 @@ class Watch:
         if self.behind:
             return 0.0
         next_ms = self._due_ms() + self.config.granularity_ms + self._offset_ms
-        return max(0.0, (next_ms - self._ports.now_ms()) / 1000) + 0.001
+        return max(0.0, (next_ms - self._ports.source_now_ms()) / 1000) + 0.001
 
     def _due_ms(self) -> int:
         """The newest closed instant."""
-        return due_instant_ms(self._ports.now_ms(), self.config.granularity_ms, self._offset_ms)
+        now_ms = self._ports.source_now_ms()
+        return due_instant_ms(now_ms, self.config.granularity_ms, self._offset_ms)
 
     def _log(self, result: Advance) -> None:
         fresh = sum(reason is None for reason in result.reasons)

@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from email.utils import formatdate
 
 import aiohttp
 import pytest
@@ -24,12 +26,18 @@ class Server:
         self.config = ""
         self.status = 200
         self.url = ""
+        self.behind_s = 0.0
 
     def says(self, external_labels: dict[str, str]) -> None:
         text = yaml.safe_dump({"global": {"external_labels": external_labels}})
         self.config = json.dumps({"status": "success", "data": {"yaml": text}})
 
     async def answer(self, request: web.Request) -> web.Response:
+        reply = self.reply(request)
+        reply.headers["Date"] = formatdate(time.time() - self.behind_s, usegmt=True)
+        return reply
+
+    def reply(self, request: web.Request) -> web.Response:
         if request.path == "/api/v1/status/config":
             return web.Response(text=self.config, status=self.status)
         if request.path == "/api/v1/status/buildinfo":
@@ -92,3 +100,13 @@ async def test_external_labels_that_the_operator_chose_stay() -> None:
     async with asked(server, {"region": "chosen"}) as source:
         await source.look()
         assert source.reader.external_labels == {"region": "chosen"}
+
+
+@pytest.mark.parametrize("behind_s", [-30.0, 0.0, 30.0])
+async def test_it_is_never_later_than_at_the_server(behind_s: float) -> None:
+    server = Server()
+    server.says({})
+    server.behind_s = behind_s
+    async with asked(server) as source:
+        behind_by_s = time.time() - source.now_ms() / 1000
+    assert max(0.0, behind_s) - 1.5 < behind_by_s < max(0.0, behind_s) + 0.5

@@ -87,12 +87,15 @@ class World:
     """One watch with everything around it but the clock, which stands still until it is set."""
 
     def __init__(self, folder: Path, config: WatchConfig, series: list[RawSeries]) -> None:
-        self.now_ms = T0
+        self.now_ms, self.source_behind_ms = T0, 0
         self.trainer, self.spy, self.notes = FitsAtOnce(), Spy(), list[CycleNote]()
-        self.server = Server(series)
+        self.server = Server(series, now_ms=self.source_now_ms)
         self.store = VersionStore.open(folder, max_versions=5)
         self.config = SentinelConfig(watches=[config]).watches[0]
         self.watch = self.restarted()
+
+    def source_now_ms(self) -> int:
+        return self.now_ms - self.source_behind_ms
 
     def restarted(self) -> Watch:
         """The watch as a new process makes it, with what the store keeps."""
@@ -112,6 +115,7 @@ class World:
             memory=self.store,
             in_thread=_at_once,
             now_ms=lambda: self.now_ms,
+            source_now_ms=self.source_now_ms,
             lookback_delta_ms=lambda: 5 * MINUTE,
             kind_of=_no_kind,
             written_until_ms=_nothing_written,
@@ -227,6 +231,22 @@ def test_a_long_pause_is_caught_up_with_in_pieces(tmp_path: Path) -> None:
         assert [wait == 0 for wait in waits] == [True, True, False]
         expected = w.spy.instants("_sentinel_expected")
         assert np.diff(expected).tolist() == [SECOND] * 599
+
+
+def test_a_server_whose_clock_is_behind_is_waited_for(tmp_path: Path) -> None:
+    with world(tmp_path, "15s", sampled(wave, T0 - HOUR, T0 + HOUR)) as w:
+        w.source_behind_ms = 30 * SECOND
+
+        async def main() -> None:
+            for _ in range(40):
+                await w.watch.turn()
+                w.now_ms += 15 * SECOND
+
+        run(main())
+        assert w.watch.latest is not None
+        assert w.watch.latest.reasons == (None,)
+        assert np.isfinite([outcome.actual for outcome in w.watch.latest.outcomes]).all()
+        assert np.diff(w.spy.instants("_sentinel_expected")).tolist() == [15 * SECOND] * 38
 
 
 def test_at_one_hour_a_restart_an_hour_later_goes_on(tmp_path: Path) -> None:

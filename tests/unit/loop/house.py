@@ -134,6 +134,7 @@ class House:
             memory=self.store,
             in_thread=in_thread,
             now_ms=self.clock,
+            source_now_ms=self.clock,
             lookback_delta_ms=lambda: 300_000,
             kind_of=gauge,
             written_until_ms=nothing_written,
