@@ -218,7 +218,14 @@ def _step(
     tracker, judged = residuals.judge(known.tracker, t_ms, y)
     newest = scores.rolling(tracker)
     moved, found = drift.assess(
-        known.drift, rules.drift, t_ms, judged.residual, newest.mae, newest.level, newest.steady
+        known.drift,
+        rules.drift,
+        t_ms,
+        judged.residual,
+        newest.mae,
+        newest.level,
+        newest.steady,
+        newest.magnitude,
     )
     band = (judged.expected, judged.lower, judged.upper)
     learned, burst, withheld = anomaly.absorb(y, *band, known.burst, rules.anomaly)

@@ -44,6 +44,7 @@ class Fleet:
         self._stopping = stopping
         self._spawn = spawn
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._exchanging = asyncio.Lock()
         ownership = _ownership(config.watches)
         self.watches = [
             self._built(config, watch, partial(ownership.of, place))
@@ -65,6 +66,10 @@ class Fleet:
         Returns:
             What changed, for the log.
         """
+        async with self._exchanging:  # two at once would each end what the other begins
+            return await self._exchanged(config)
+
+    async def _exchanged(self, config: SentinelConfig) -> str:
         before = {watch.watch_id: watch for watch in self.watches}
         same = {
             watch.id
@@ -74,19 +79,18 @@ class Fleet:
             and self._config.emit_confidence_bounds == config.emit_confidence_bounds
         }
         now = {watch.id for watch in config.watches}
+        ownership = _ownership(config.watches)
+        owners = [partial(ownership.of, place) for place in range(len(config.watches))]
+        # All that may fail comes before anything is ended.
+        watches = [
+            before[one.id] if one.id in same else self._built(config, one, owns)
+            for one, owns in zip(config.watches, owners, strict=True)
+        ]
         for watch_id, watch in before.items():
             if watch_id not in same:
                 await self._ended(watch, for_good=watch_id not in now)
-        ownership = _ownership(config.watches)
-        watches = []
-        for place, watch_config in enumerate(config.watches):
-            owns = partial(ownership.of, place)
-            kept = before[watch_config.id] if watch_config.id in same else None
-            if kept is None:
-                kept = self._built(config, watch_config, owns)
-            else:
-                kept.publisher.owned_as(owns)
-            watches.append(kept)
+        for watch, owns in zip(watches, owners, strict=True):
+            watch.publisher.owned_as(owns)
         self.watches, self._config = watches, config
         self.start()
         new = len(now - before.keys())

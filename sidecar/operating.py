@@ -138,6 +138,22 @@ class Operator:
                 found.append({"series": str(series), **entry})
         return found
 
+    async def served_by(
+        self, metric: str, labels: Mapping[str, str], t_ms: int
+    ) -> list[dict[str, Any]]:
+        """Which version of each series made the predictions stamped ``t_ms``, JSON-ready.
+
+        The audit log says which version served when the cycle of that instant ran; ``version`` is
+        None where none did, or where the log does not reach back so far.
+        """
+        found = []
+        for watch, series in self._chosen(metric, labels):
+            at_ms = watch.made_at_ms(t_ms)
+            find = partial(self._store.serving_at, watch.watch_id, series, at_ms)
+            version = await self._in_thread(find)
+            found.append({"series": str(series), "watch": watch.watch_id, "version": version})
+        return found
+
     async def audit(
         self, metric: str, labels: Mapping[str, str], limit: int
     ) -> list[dict[str, Any]]:

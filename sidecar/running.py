@@ -57,6 +57,7 @@ SHUTDOWN_S: Final = 3.0
 _AUDIT_EVERY_S: Final = 20.0
 _ACKNOWLEDGE_EVERY_S: Final = 0.25
 _LAG_EVERY_S: Final = 0.1
+_TIDY_EVERY_S: Final = 3600.0
 _LAG_WINDOW_S: Final = 10.0
 _FIT_PROCESSES: Final = 1
 # What a reload can change; the rest needs a restart.
@@ -152,6 +153,7 @@ class Running:
         """Watch until stopped."""
         self._start(self._watch_lag(), self._acknowledge(), self._trainer.run(self.stopping))
         self._start(self._guard.run(self._connections), self._endpoints.run(), self._source.run())
+        self._start(self._tidy())
         if self._endpoints.first.end.is_source:
             self._start(self._look_back())
         await self._source.learn(self.stopping, self._endpoints.first.client)
@@ -373,6 +375,12 @@ class Running:
                     if watch.known is not None and watch.latest is not None
                 ],
             )
+
+    async def _tidy(self) -> None:
+        """Let go of the snapshots of watches that are gone; their versions stay."""
+        while True:
+            await asyncio.sleep(_TIDY_EVERY_S)
+            await self.in_thread(self._store.drop_runtime, [one.watch_id for one in self.watches])
 
     async def _look_back(self) -> None:
         """Read some of what was acknowledged again: an answer of 2xx is not yet stored."""

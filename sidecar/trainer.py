@@ -18,7 +18,7 @@ from sidecar.errors import SidecarError, StoreError
 from sidecar.known import Fitted, Known, blank_state
 from sidecar.learning import gate, residuals
 from sidecar.learning.gate import Gate, GateSettings, Verdicts
-from sidecar.learning.records import AuditEntry, NewVersions, Restored
+from sidecar.learning.records import AuditEntry, NewVersions, Restored, number
 from sidecar.learning.schedule import FitBatch, FitQueue, Mode, Trigger
 from sidecar.learning.store import VersionStore
 from sidecar.learning.training import FINETUNE, FULL, TrainingOutcome
@@ -171,7 +171,13 @@ class StoredVersions:
         saved = set(kept.tolist())
         return [
             AuditEntry(
-                self._now_ms(), "gate", code.value, training.labels[row], training.batch.watch
+                self._now_ms(),
+                "gate",
+                code.value,
+                training.labels[row],
+                training.batch.watch,
+                int(training.serving[row]) or None,
+                detail=training.figures(row),
             )
             for row, code in enumerate(training.verdicts.code)
             if row not in saved
@@ -200,6 +206,20 @@ class Training:
     outcome: TrainingOutcome
     verdicts: Verdicts
     serving: NDArray[np.int64]
+
+    def figures(self, row: int) -> dict[str, Any]:
+        """What the verdict on a series rests on, for the audit log; without what is not known."""
+        verdicts = self.verdicts
+        known = {
+            "cause": self.batch.trigger.name.lower(),
+            "candidate_mae": number(verdicts.candidate_mae[row]),
+            "serving_mae": number(verdicts.serving_mae[row]),
+            "common": int(verdicts.common[row]),
+            "mae": number(self.outcome.mae[row]),
+            "naive_mae": number(self.outcome.naive_mae[row]),
+            "reason": self.outcome.reasons[row] or None,
+        }
+        return {name: value for name, value in known.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)

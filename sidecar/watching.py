@@ -266,6 +266,10 @@ class Watch:
             return min(delay_s(self._failures, AGAIN), self.config.granularity_ms / 1000)
         return self._until_next_s()
 
+    def made_at_ms(self, instant_ms: int) -> int:
+        """When the cycle of an instant began, unless it was caught up with later."""
+        return instant_ms + self._offset_ms
+
     def fresh(self, now_ms: int) -> bool:
         """Whether forecasts are served that are not too old to be believed."""
         if self.latest is None or self._rules is None:

@@ -90,6 +90,12 @@ def command_line() -> argparse.ArgumentParser:
         command.set_defaults(verb=verb)
         _add_series(command)
         _add_json(command)
+        if verb == "versions":
+            command.add_argument(
+                "--at",
+                metavar="TIME",
+                help="which one made the predictions of this instant (RFC 3339 or Unix seconds)",
+            )
     for verb, about in orders.ORDERS.items():
         command = add(verb, orders.order, about)
         command.set_defaults(verb=verb)

@@ -27,12 +27,22 @@ QUESTIONS: Final = {
 def question(config: SentinelConfig, options: argparse.Namespace) -> int:
     """What is kept of series: their versions, or their changes."""
     watch = WatchConfig.from_selector(options.series)
-    query = urllib.parse.urlencode({"metric": watch.metric, **watch.labels})
-    found = asked(config, f"/api/v1/models/{options.verb}?{query}")["data"]
+    asks = {"metric": watch.metric, **watch.labels}
+    at = getattr(options, "at", None)
+    if at is not None:
+        asks["time"] = at
+    answer = asked(config, f"/api/v1/models/{options.verb}?{urllib.parse.urlencode(asks)}")
+    if "error" in answer:
+        print(f"sentinel: {answer['error']}", file=sys.stderr)
+        return EXIT_FAILED
+    found = answer["data"]
     if options.json:
         print(json.dumps(found, indent=2))
     for one in () if options.json else found:
-        line = version_line(one) if options.verb == "versions" else change_line(one)
+        if at is not None:
+            line = f"v{one['version']}" if one["version"] else "no version served then"
+        else:
+            line = version_line(one) if options.verb == "versions" else change_line(one)
         print(f"{one['series']}: {line}")
     if not found:
         print(f"sentinel: nothing is kept of {watch.selector}", file=sys.stderr)

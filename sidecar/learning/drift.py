@@ -237,6 +237,7 @@ def assess(
     mae: FloatArray,
     level: FloatArray,
     steady: FloatArray | None = None,
+    magnitude: FloatArray | None = None,
 ) -> tuple[DriftState, Drift]:
     """Take in the one-step residuals of instant ``t_ms`` and say what they call for.
 
@@ -244,9 +245,11 @@ def assess(
         residual: (N,); NaN (no sample, judged before) leaves a series' sums as they are.
         mae, level, steady: (N,), as ``scores.rolling`` gives them; NaN until enough was judged. The
             thresholds are for ``steady``; None is ``mae`` itself.
+        magnitude: (N,) what rounding is measured by, known from the first instant on; None is
+            ``level``.
     """
     state = _burnt_in(state, residual)
-    up, down = _sums(state, residual, level)
+    up, down = _sums(state, residual, level if magnitude is None else magnitude)
     alarm = _entered(np.maximum(up, down), CUSUM_H, CUSUM_H / 2, state.alarm)
     severity = _severity(state, settings, mae if steady is None else steady, level)
     state = replace(state, up=up, down=down, alarm=alarm, severity=severity)
@@ -376,11 +379,11 @@ def _severity(
 
 
 def _sums(
-    state: DriftState, residual: FloatArray, level: FloatArray
+    state: DriftState, residual: FloatArray, magnitude: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
     """The two CUSUMs after one residual; they stop growing at 2 h, so that they can come down."""
     usable = np.isfinite(residual) & np.isfinite(state.scale)
-    scale = np.fmax(state.scale, ROUNDING * level)
+    scale = np.fmax(state.scale, ROUNDING * magnitude)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         z = np.where(residual == state.centre, 0.0, (residual - state.centre) / scale)
         z = z.clip(-CUSUM_CLIP, CUSUM_CLIP)

@@ -66,12 +66,14 @@ class Rolling:
             raises it a few instants later than ``mae``.
         count: (N,) int64, judged instants.
         level: mean absolute actual.
+        magnitude: the same of all actuals in the window, judged or not, from the first one on.
     """
 
     mae: FloatArray
     steady: FloatArray
     count: NDArray[np.int64]
     level: FloatArray
+    magnitude: FloatArray
 
 
 def rolling(tracker: Tracker) -> Rolling:
@@ -81,6 +83,8 @@ def rolling(tracker: Tracker) -> Rolling:
     judged = ~np.isnan(residuals)
     errors, count = np.abs(residuals), judged.sum(axis=0)
 
+    size, there = np.abs(actuals), ~np.isnan(actuals)
+
     def counted(values: Float32Array, where: BoolArray) -> FloatArray:
         return np.where(count >= tracker.minimum, _mean(values, where), np.nan)
 
@@ -88,7 +92,8 @@ def rolling(tracker: Tracker) -> Rolling:
         mae=counted(errors, judged),
         steady=counted(_levelled(errors, judged), judged),
         count=count,
-        level=counted(np.abs(actuals), judged & ~np.isnan(actuals)),
+        level=counted(size, judged & there),
+        magnitude=_mean(size, there),
     )
 
 

@@ -15,6 +15,7 @@ from aiohttp import web
 
 from sidecar.errors import ConfigError, SidecarError
 from sidecar.operating import Done, Operator
+from sidecar.serve.promql.params import parse_time_ms
 
 HEADER: Final = "X-Sentinel-Admin"
 VERBS: Final = ("retrain", "rollback", "promote", "pin", "unpin")
@@ -51,8 +52,14 @@ def routes(
 
     async def versions(request: web.Request) -> web.StreamResponse:
         query = dict(request.query)
-        metric = query.pop("metric", "")
-        return _answer(await operator().versions(metric, query))
+        metric, at = query.pop("metric", ""), query.pop("time", None)
+        if at is None:
+            return _answer(await operator().versions(metric, query))
+        try:
+            t_ms = parse_time_ms(at)
+        except ValueError as error:
+            return _refusal(400, f"time: {error}")
+        return _answer(await operator().served_by(metric, query, t_ms))
 
     async def audit(request: web.Request) -> web.StreamResponse:
         query = dict(request.query)

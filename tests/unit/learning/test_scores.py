@@ -68,6 +68,7 @@ def test_a_score_is_nan_until_enough_instants_were_judged() -> None:
         newest = scores.rolling(judged(np.zeros((1, count)), np.ones((1, count))))
         for figure in (newest.mae, newest.steady, newest.level):
             assert np.isfinite(figure[0]) == known
+        assert newest.magnitude.tolist() == [0.0]
 
 
 def test_only_the_window_counts() -> None:

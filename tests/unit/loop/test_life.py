@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,19 @@ async def test_a_users_own_model_is_versioned_restored_and_rolled_back(tmp_path:
         np.testing.assert_array_equal(house.ahead(), first)
 
 
+@pytest.mark.parametrize("model", ["linear", "sgd", "holt", "arima", "lags", "auto"])
+@pytest.mark.parametrize("step", [0.0, 0.01])
+async def test_a_constant_or_a_line_that_is_forecast_to_the_last_digit_is_never_fitted_again(
+    tmp_path: Path, model: str, step: float
+) -> None:
+    def exact(seconds: np.ndarray) -> np.ndarray:
+        return np.asarray(5.1 + step * (seconds - T0 / 1000))
+
+    async with House(tmp_path, {"a": exact}, {"model": model}) as house:
+        await house.turns(90)
+        assert [note.trigger for note in house.notes] == ["first"]
+
+
 # Finetunes
 
 
@@ -133,12 +147,12 @@ async def test_a_finetune_learns_on_from_the_version_as_it_was_stored(
 ) -> None:
     async with House(tmp_path, {"a": noisy}, {"model": model}) as house:
         await house.turns(1)
-        fitted_ms = house.watch.learned.origin_ms
+        fitted_ms = int(house.pool.jobs[0].t_ms[-1])
         await house.turns(40)
         await fit(house, Trigger.DRIFT, Mode.FINETUNE)
         # What serves has absorbed the 40 instants that the finetune is judged on.
         assert int(warm_of(house).last_ms[0]) == fitted_ms
-        assert int(house.watch.learned.state.last_ms[0]) == fitted_ms + 40 * G
+        assert int(house.watch.learned.state.last_ms[0]) >= fitted_ms + 40 * G
         await house.turns(1)
         assert house.version() == house.active()
         newest = max(records(house))
@@ -300,6 +314,39 @@ async def test_without_auto_promote_a_candidate_waits_for_the_operator(tmp_path:
         assert "no candidate" in again.error
 
 
+async def test_a_candidate_that_is_refused_is_on_record_with_the_figures(tmp_path: Path) -> None:
+    async with House(tmp_path, {"a": noisy}, {"promotion_tolerance": 0.0}) as house:
+        await house.turns(60)
+        # What serves was given its actuals beforehand, so that no candidate can be as good.
+        known = house.watch.learned
+        exact = {t: np.zeros_like(one) for t, one in known.tracker.residuals.items()}
+        house.watch.known = replace(known, tracker=replace(known.tracker, residuals=exact))
+        await fit(house)
+        await house.turns(1)
+        assert (house.version(), house.active()) == (1, 1)
+        ((_, entry), *_) = house.store.audit(house.watch.watch_id, labels())
+        assert (entry.who, entry.what, entry.from_version) == ("gate", "rejected_worse", 1)
+        assert entry.detail is not None
+        assert entry.detail["cause"] == "cron"
+        assert entry.detail["serving_mae"] == 0.0
+        assert 0.3 < entry.detail["candidate_mae"] < 3
+        assert entry.detail["common"] == 30
+
+
+async def test_the_log_says_which_version_made_a_prediction(tmp_path: Path) -> None:
+    async with House(tmp_path, {"a": noisy}) as house:
+        await house.turns(40)
+        before_ms = house.watch.learned.origin_ms
+        await fit(house)
+        await house.turns(1)
+        after_ms = house.watch.learned.origin_ms
+        await house.turns(1)
+        for t_ms, version in ((before_ms, 1), (after_ms, house.version()), (T0 - HOUR, None)):
+            (found,) = await house.operator.served_by("x", {}, t_ms)
+            assert found["version"] == version
+        assert house.version() == 2
+
+
 # Changes of the configuration
 
 
@@ -345,6 +392,39 @@ async def test_a_reload_of_the_same_settings_touches_nothing(tmp_path: Path) -> 
         assert len(house.pool.jobs) == jobs + 1, "another horizon is another watch: learned anew"
 
 
+async def test_a_reload_that_cannot_be_built_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = House(tmp_path, {"a": rising}, {}, {"horizon": "10m"})
+    async with house:
+        await house.turns(2)
+        before = list(house.fleet.watches)
+        house.configure({"cron": "0 0 * * *"}, {"horizon": "15m"})
+        with monkeypatch.context() as patch:
+            patch.setattr("sidecar.fleet.Watch", _refuses)
+            with pytest.raises(ValueError, match="cannot be built"):
+                await house.fleet.exchange(house.config)
+        assert house.fleet.watches == before
+        await house.turns(1)
+        assert all(watch.latest is not None for watch in before)
+        assert house.errors == []
+
+
+async def test_two_reloads_at_once_leave_each_watch_running_once(tmp_path: Path) -> None:
+    house = House(tmp_path, {"a": rising})
+    async with house:
+        await house.turns(2)
+        house.fleet.start()
+        configs = []
+        for horizon in ("10m", "15m"):
+            house.configure({"horizon": horizon})
+            configs.append(house.config)
+        await asyncio.gather(*(house.fleet.exchange(config) for config in configs))
+        await asyncio.sleep(0)
+        assert [watch.config.horizon for watch in house.fleet.watches] == ["15m"]
+        assert sum(not task.done() for task in house.tasks) == 1
+
+
 # Restarts
 
 
@@ -365,7 +445,7 @@ async def test_a_restart_fits_nothing_that_is_fresh(
 
 
 async def test_a_version_older_than_the_history_is_fitted_anew(tmp_path: Path) -> None:
-    async with House(tmp_path, {"a": noisy}) as house:
+    async with House(tmp_path, {"a": noisy}, {"cron": "0 0 1 1 *"}) as house:
         await house.turns(5)
         await house.restart(30 * HOUR)
         await house.turns(1)
@@ -453,6 +533,10 @@ async def test_when_a_series_was_last_fitted_is_known_after_a_restart(tmp_path: 
             await house.restart(after_ms)
             await house.turns(2)
             assert house.watch.wishes.last_fit_ms == {labels().key: fitted_ms}
+
+
+def _refuses(*_: object) -> object:
+    raise ValueError("cannot be built")
 
 
 def _unreadable(*_: object) -> object:
