@@ -79,10 +79,10 @@ async def test_the_band_holds_the_share_that_the_settings_ask_for(
     async with House(tmp_path, values, settings) as house:
         await house.turns(1)
         held = []
-        for turn in range(360):
+        for turn in range(220):
             await house.turns(1)
             (outcome,) = house.watch.latest.outcomes if house.watch.latest else ()
-            if turn >= 120:
+            if turn >= 100:
                 inside = (outcome.lower <= outcome.actual) & (outcome.actual <= outcome.upper)
                 held.append(inside.mean())
         assert 0.75 <= np.mean(held) <= 0.85
@@ -134,7 +134,7 @@ async def test_a_constant_or_a_line_that_is_forecast_to_the_last_digit_is_never_
         return np.asarray(5.1 + step * (seconds - T0 / 1000))
 
     async with House(tmp_path, {"a": exact}, {"model": model}) as house:
-        await house.turns(90)
+        await house.turns(45)
         assert [note.trigger for note in house.notes] == ["first"]
 
 
