@@ -33,7 +33,7 @@ from sidecar.remote.audit import Audit
 from sidecar.remote.http import open_session
 from sidecar.series import LabelSet
 from sidecar.serve import admin, query_api, receive, remote_read, status_api
-from sidecar.serve.app import build_app
+from sidecar.serve.app import build_app, http_log
 from sidecar.serve.guard import Connection, Guard, GuardedSite
 from sidecar.serve.metrics import Reading, SelfMetrics
 from sidecar.serve.query_api import QueryApi
@@ -116,8 +116,6 @@ class Running:
             self._paths = ForecastPaths()
             self._acknowledgements = Acknowledgements(self._paths)
             self._connect()
-            self._site = await self._listen()
-            await self._endpoints.start()
             self._pool = FitPool(processes=_FIT_PROCESSES, timeout_s=self.config.train_timeout_s)
             self._pool.start()
             self._trainer = Trainer(
@@ -132,6 +130,8 @@ class Running:
             self.operator = Operator(
                 lambda: self.watches, self._store, self._trainer, self.in_thread, _now_ms
             )
+            self._site = await self._listen()  # every page may be asked for from now on
+            await self._endpoints.start()
         except BaseException:
             await self._close()
             raise
@@ -273,7 +273,7 @@ class Running:
             ],
             middlewares=[self._guard.middleware, self._door.middleware],
         )
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        runner = web.AppRunner(app, access_log=None, logger=http_log(), shutdown_timeout=1.0)
         await runner.setup()
         try:
             where = (config.emitter_host, config.emitter_port)

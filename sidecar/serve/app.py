@@ -4,10 +4,12 @@ The routes of the query API and the remote-read server are made in their own mod
 here. Handlers only read what the cycles left for them; what takes longer is done in a thread.
 """
 
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Middleware
 
 from sidecar.publish.exposition import CONTENT_TYPE, Page, join
@@ -38,15 +40,34 @@ def build_app(
     app = web.Application(
         middlewares=[*middlewares, _plain_errors], client_max_size=32 * 1024 * 1024
     )
+    found = [
+        web.get("/metrics", _metrics(board, metrics, exposition_max_series)),
+        web.get("/-/healthy", _healthy),
+        web.get("/-/ready", _ready(board)),
+        *routes,
+    ]
+    more = {"expect_handler": _expect}
     app.add_routes(
-        [
-            web.get("/metrics", _metrics(board, metrics, exposition_max_series)),
-            web.get("/-/healthy", _healthy),
-            web.get("/-/ready", _ready(board)),
-            *routes,
-        ]
+        web.RouteDef(one.method, one.path, one.handler, {**one.kwargs, **more}) for one in found
     )
     return app
+
+
+def http_log() -> logging.Logger:
+    """What the server below the application logs to: what is no HTTP is not worth a traceback."""
+    logger = logging.getLogger("sidecar.serve.http")
+    if not any(isinstance(one, _Malformed) for one in logger.filters):
+        logger.addFilter(_Malformed())
+    return logger
+
+
+class _Malformed(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if not isinstance(error, HttpProcessingError):
+            return True
+        record.exc_info, record.levelno, record.levelname = None, logging.DEBUG, "DEBUG"
+        return logging.getLogger(record.name).isEnabledFor(logging.DEBUG)
 
 
 def _metrics(board: Board, metrics: SelfMetrics, max_series: int) -> _Handler:
@@ -73,6 +94,19 @@ def _ready(board: Board) -> _Handler:
         return web.Response(text="Sentinel is ready.\n")
 
     return handler
+
+
+async def _expect(request: web.Request) -> web.StreamResponse | None:
+    """``Expect: 100-continue`` is granted; what else is expected is not repeated to the client.
+
+    aiohttp's own answer quotes the header, and fails on bytes that are no text.
+    """
+    if request.headers.get("Expect", "").lower() != "100-continue":
+        return web.Response(status=417, text="417: only 100-continue can be expected\n")
+    if request.version >= HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # the answer itself has not begun
+    return None
 
 
 @web.middleware

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import ssl
 import subprocess
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,13 +16,16 @@ import yaml
 from aiohttp import web
 
 from sidecar.errors import ConfigError
+from sidecar.ingest.buffer import PushBuffer
 from sidecar.publish.paths import ForecastPaths
 from sidecar.remote.http import HttpSettings
-from sidecar.serve import admin, query_api, remote_read
+from sidecar.serve import admin, query_api, receive, remote_read, status_api
 from sidecar.serve.app import build_app
 from sidecar.serve.metrics import SelfMetrics
 from sidecar.serve.query_api import QueryApi
+from sidecar.serve.receive import Receiver
 from sidecar.serve.remote_read import RemoteReadServer
+from sidecar.serve.status import StatusPage, Wanted
 from sidecar.serve.upstream import Upstream
 from sidecar.serve.web_config import Doorkeeper, WebConfig, load_web_config
 from tests.integration.test_app import Board
@@ -67,6 +71,9 @@ async def served(
     def nobody() -> object:
         raise AssertionError("no order gets this far in these tests")
 
+    async def nothing(_: Wanted) -> StatusPage:
+        return StatusPage({}, 0, 0, Counter(), Counter())
+
     app = build_app(
         Board(),
         SelfMetrics(list),
@@ -75,6 +82,8 @@ async def served(
             *admin.routes(nobody, reload, enabled=admin_api),  # type: ignore[arg-type]
             *query_api.routes(api),
             *remote_read.routes(RemoteReadServer(paths)),
+            *receive.routes(Receiver(PushBuffer(), lambda: 0, str)),
+            status_api.route(nothing, asyncio.to_thread),
         ],
         middlewares=[Doorkeeper(config).middleware],
     )
