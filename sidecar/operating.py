@@ -28,6 +28,24 @@ class Done:
     error: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Of which series to tell what is kept: those that ``accepts`` is true of, page by page."""
+
+    accepts: Callable[[LabelSet], bool]
+    offset: int = 0
+    limit: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class KeptPage:
+    """The entries of some series, how many series there are, and where the next page begins."""
+
+    entries: list[dict[str, Any]]
+    matched: int
+    next_offset: int | None
+
+
 class Operator:
     """Carries out orders on the running watches.
 
@@ -128,42 +146,62 @@ class Operator:
         else:
             watch.wishes.pinned.discard(series.key)
 
-    async def versions(self, metric: str, labels: Mapping[str, str]) -> list[dict[str, Any]]:
-        """What is kept of each series, newest first, JSON-ready."""
-        found = []
-        for watch, series in self._chosen(metric, labels):
-            records = await self._in_thread(self._store.versions, watch.watch_id, series)
-            for record in records:
-                entry = {**asdict(record), "labels": dict(record.labels.pairs)}
-                found.append({"series": str(series), **entry})
-        return found
+    async def versions(self, kept: Kept) -> KeptPage:
+        """What is kept of series: their versions, newest first, JSON-ready."""
 
-    async def served_by(
-        self, metric: str, labels: Mapping[str, str], t_ms: int
-    ) -> list[dict[str, Any]]:
+        def read(watch: Watch, series: LabelSet) -> list[dict[str, Any]]:
+            records = self._store.versions(watch.watch_id, series)
+            return [{**asdict(one), "labels": dict(one.labels.pairs)} for one in records]
+
+        return await self._page(kept, read)
+
+    async def served_by(self, kept: Kept, t_ms: int) -> KeptPage:
         """Which version of each series made the predictions stamped ``t_ms``, JSON-ready.
 
         The audit log says which version served when the cycle of that instant ran; ``version`` is
         None where none did, or where the log does not reach back so far.
         """
-        found = []
-        for watch, series in self._chosen(metric, labels):
-            at_ms = watch.made_at_ms(t_ms)
-            find = partial(self._store.serving_at, watch.watch_id, series, at_ms)
-            version = await self._in_thread(find)
-            found.append({"series": str(series), "watch": watch.watch_id, "version": version})
-        return found
 
-    async def audit(
-        self, metric: str, labels: Mapping[str, str], limit: int
-    ) -> list[dict[str, Any]]:
-        """Who changed what of each series, newest first, JSON-ready."""
-        found = []
-        for watch, series in self._chosen(metric, labels):
-            read = partial(self._store.audit, watch.watch_id, series, limit=limit)
-            for _, entry in await self._in_thread(read):
-                found.append({"series": str(series), **asdict(entry), "labels": None})
-        return found
+        def read(watch: Watch, series: LabelSet) -> list[dict[str, Any]]:
+            version = self._store.serving_at(watch.watch_id, series, watch.made_at_ms(t_ms))
+            return [{"watch": watch.watch_id, "version": version}]
+
+        return await self._page(kept, read)
+
+    async def audit(self, kept: Kept, newest: int) -> KeptPage:
+        """Who changed what of series, newest first, JSON-ready.
+
+        Args:
+            newest: at most so many changes of each series.
+        """
+
+        def read(watch: Watch, series: LabelSet) -> list[dict[str, Any]]:
+            found = self._store.audit(watch.watch_id, series, limit=newest)
+            return [{**asdict(entry), "labels": None} for _, entry in found]
+
+        return await self._page(kept, read)
+
+    async def _page(
+        self, kept: Kept, read: Callable[[Watch, LabelSet], list[dict[str, Any]]]
+    ) -> KeptPage:
+        """Some series' entries; chosen and read in threads, one series at a time."""
+
+        def choose() -> list[tuple[Watch, LabelSet]]:
+            return [
+                (watch, series)
+                for watch in self._watches()
+                if watch.known is not None
+                for series in watch.known.labels
+                if kept.accepts(series)
+            ]
+
+        chosen = await self._in_thread(choose)
+        entries: list[dict[str, Any]] = []
+        for watch, series in chosen[kept.offset : kept.offset + kept.limit]:
+            found = await self._in_thread(read, watch, series)
+            entries += [{"series": str(series), **entry} for entry in found]
+        end = kept.offset + kept.limit
+        return KeptPage(entries, len(chosen), end if end < len(chosen) else None)
 
     async def _switched(
         self,

@@ -13,12 +13,12 @@ from rich.text import Text
 from sidecar.cli.advice import ADVICE
 from sidecar.cli.common import EXIT_FAILED, EXIT_OK, asked
 from sidecar.cli.orders import change_line, version_line
-from sidecar.cli.outlook import outlook
+from sidecar.cli.outlook import exactly, outlook
 from sidecar.cli.status import pages
 from sidecar.config import SentinelConfig, WatchConfig
 from sidecar.errors import SidecarError
 from sidecar.printable import printable
-from sidecar.series import Selector
+from sidecar.series import LabelSet, Selector
 
 # Of how many series everything is said, and of how many of them a plot is drawn.
 _SAID: Final = 20
@@ -109,13 +109,12 @@ def _kept(
     config: SentinelConfig, one: Mapping[str, Any]
 ) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
     """The versions and the newest changes of exactly this series in this watch."""
-    labels = {name: value for name, value in one["labels"].items() if name != "__name__"}
-    query = urllib.parse.urlencode({**labels, "metric": one["labels"].get("__name__", "")})
-    found = []
+    query = urllib.parse.urlencode({"match[]": exactly(one["labels"], "")})
+    series, found = str(LabelSet.of(one["labels"])), []
     for path in ("versions?", f"audit?limit={_CHANGES}&"):
         rows = asked(config, f"/api/v1/models/{path}{query}").get("data", ())
-        own = [row for row in rows if row.get("watch", one["watch"]) in ("", one["watch"])]
-        found.append([row for row in own if row.get("labels") in (None, one["labels"])])
+        own = [row for row in rows if row["series"] == series]
+        found.append([row for row in own if row.get("watch") in (None, "", one["watch"])])
     return found[0], found[1][:_CHANGES]
 
 

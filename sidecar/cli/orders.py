@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from sidecar.cli.common import EXIT_FAILED, EXIT_OK, asked
 from sidecar.config import SentinelConfig, WatchConfig
+from sidecar.errors import ConfigError, Problem, SidecarError
 
 ORDERS: Final = {
     "retrain": "fit series anew now, before all others",
@@ -27,15 +28,8 @@ QUESTIONS: Final = {
 def question(config: SentinelConfig, options: argparse.Namespace) -> int:
     """What is kept of series: their versions, or their changes."""
     watch = WatchConfig.from_selector(options.series)
-    asks = {"metric": watch.metric, **watch.labels}
     at = getattr(options, "at", None)
-    if at is not None:
-        asks["time"] = at
-    answer = asked(config, f"/api/v1/models/{options.verb}?{urllib.parse.urlencode(asks)}")
-    if "error" in answer:
-        print(f"sentinel: {answer['error']}", file=sys.stderr)
-        return EXIT_FAILED
-    found = answer["data"]
+    found = kept(config, options.verb, str(watch.selector), {} if at is None else {"time": at})
     if options.json:
         print(json.dumps(found, indent=2))
     for one in () if options.json else found:
@@ -49,9 +43,29 @@ def question(config: SentinelConfig, options: argparse.Namespace) -> int:
     return EXIT_OK if found else EXIT_FAILED
 
 
+def kept(
+    config: SentinelConfig, verb: str, selector: str, more: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """The versions or the changes of all series that are selected, page by page."""
+    found: list[dict[str, Any]] = []
+    offset: int | None = 0
+    while offset is not None:
+        query = urllib.parse.urlencode({"match[]": selector, "offset": offset, **more})
+        answer = asked(config, f"/api/v1/models/{verb}?{query}")
+        if answer.get("status") != "success":
+            raise SidecarError(str(answer.get("error", "the sidecar gave no answer")))
+        found += answer["data"]
+        offset = answer["page"]["next_offset"]
+    return found
+
+
 def order(config: SentinelConfig, options: argparse.Namespace) -> int:
     """Give an order to the running sidecar, and say of each series what was done."""
     watch = WatchConfig.from_selector(options.series)
+    if watch.matchers:
+        raise ConfigError(
+            [Problem(str(watch.matchers[0]), "an order names label values: only '=' is taken")]
+        )
     given: dict[str, Any] = {"metric": watch.metric, "labels": dict(watch.labels)}
     if getattr(options, "to", None) is not None:
         given["to_version" if options.verb == "rollback" else "version"] = options.to

@@ -44,7 +44,7 @@ def outlook(config: SentinelConfig, one: Mapping[str, Any], now_s: float | None 
     start_s, end_s = grid_s - _PAST * step_s, grid_s + horizon_s
 
     def drawn(suffix: str) -> Curve:
-        selector = _selector(one["labels"], suffix)
+        selector = exactly(one["labels"], suffix)
         if not suffix:
             return _curve(config, selector, start_s, grid_s, step_s)
         window = format_duration(round(step_s * 1000))
@@ -68,8 +68,8 @@ def outlook(config: SentinelConfig, one: Mapping[str, Any], now_s: float | None 
     )
 
 
-def _selector(labels: Mapping[str, str], suffix: str) -> str:
-    """The series itself, or one of its outputs."""
+def exactly(labels: Mapping[str, str], suffix: str) -> str:
+    """A selector of the series itself, or of one of its outputs."""
     equal = []
     for name, value in sorted(labels.items()):
         if name == METRIC_NAME:

@@ -1,12 +1,13 @@
-"""Orders over HTTP: ``POST /api/v1/models/{retrain,rollback,promote,pin,unpin}``, ``/-/reload``.
+"""Orders over HTTP, ``POST /api/v1/models/{retrain,rollback,promote,pin,unpin}`` and ``/-/reload``,
+and what is kept of series: ``GET /api/v1/models/{versions,audit}``.
 
-Off unless ``enable_admin_api``. An order is JSON, ``{"metric": "x", "labels": {...}}``, and carries
-the header ``X-Sentinel-Admin``, which no form and no link of another site can set. Who gave it goes
-into the audit log.
+Orders are off unless ``enable_admin_api``. An order is JSON, ``{"metric": "x", "labels": {...}}``,
+and carries the header ``X-Sentinel-Admin``, which no form and no link of another site can set. Who
+gave it goes into the audit log.
 """
 
+import asyncio
 import json
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from typing import Any, Final
@@ -14,11 +15,14 @@ from typing import Any, Final
 from aiohttp import web
 
 from sidecar.errors import ConfigError, SidecarError
-from sidecar.operating import Done, Operator
-from sidecar.serve.promql.params import parse_time_ms
+from sidecar.names import METRIC_NAME
+from sidecar.operating import Done, Kept, KeptPage, Operator
+from sidecar.serve.promql.params import Params, first, parse_time_ms
+from sidecar.serve.selecting import having, number, selected
 
 HEADER: Final = "X-Sentinel-Admin"
 VERBS: Final = ("retrain", "rollback", "promote", "pin", "unpin")
+MOST_SERIES: Final = 500
 _MAX_BYTES: Final = 64 * 1024
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -50,27 +54,72 @@ def routes(
 
     found.append(web.post("/-/reload", _guarded(reloaded, enabled)))
 
-    async def versions(request: web.Request) -> web.StreamResponse:
-        query = dict(request.query)
-        metric, at = query.pop("metric", ""), query.pop("time", None)
-        if at is None:
-            return _answer(await operator().versions(metric, query))
+    async def kept(request: web.Request) -> web.StreamResponse:
+        query = {name: request.query.getall(name) for name in request.query}
         try:
-            t_ms = parse_time_ms(at)
+            page = await _page(operator(), query, audit=request.path.endswith("/audit"))
         except ValueError as error:
-            return _refusal(400, f"time: {error}")
-        return _answer(await operator().served_by(metric, query, t_ms))
+            return _refusal(400, str(error))
+        about = {"series": page.matched, "next_offset": page.next_offset}
+        return web.Response(
+            body=await asyncio.to_thread(_encoded, page.entries, about),
+            content_type="application/json",
+            charset="utf-8",
+        )
 
-    async def audit(request: web.Request) -> web.StreamResponse:
-        query = dict(request.query)
-        metric, limit = query.pop("metric", ""), query.pop("limit", "100")
-        if not re.fullmatch("[0-9]{1,4}", limit):
-            return _refusal(400, "limit is a number up to 9999")
-        return _answer(await operator().audit(metric, query, int(limit)))
-
-    found.append(web.get("/api/v1/models/versions", versions, allow_head=False))
-    found.append(web.get("/api/v1/models/audit", audit, allow_head=False))
+    found.append(web.get("/api/v1/models/versions", kept, allow_head=False))
+    found.append(web.get("/api/v1/models/audit", kept, allow_head=False))
     return found
+
+
+async def _page(operator: Operator, query: Params, *, audit: bool) -> KeptPage:
+    """Changes, versions, or which version made the predictions of a time.
+
+    Raises:
+        ValueError: which parameter is wrong.
+    """
+    if audit:
+        newest = number(query, "limit", 100, 9_999)
+        return await operator.audit(_kept(query, "series_limit", "limit"), newest)
+    wanted, at = _kept(query, "limit", "time"), first(query, "time")
+    if not at:
+        return await operator.versions(wanted)
+    try:
+        t_ms = parse_time_ms(at)
+    except ValueError as error:
+        raise ValueError(f"time: {error}") from None
+    return await operator.served_by(wanted, t_ms)
+
+
+def _kept(query: Params, limit: str, more: str) -> Kept:
+    """Which series are asked about: ``match[]``, else ``metric`` and labels by their names.
+
+    Args:
+        limit: which parameter says how many series.
+        more: another that is no label.
+
+    Raises:
+        ValueError: which parameter is wrong.
+    """
+    own = ("match[]", "metric", "offset", limit, more)
+    texts = query.get("match[]", ())
+    labels = {name: values[0] for name, values in query.items() if name not in own}
+    if texts and labels:
+        raise ValueError(f"{min(labels)!r} stands beside match[]: say it within that")
+    if not texts and not first(query, "metric"):
+        raise ValueError("say which series: match[]=SELECTOR, or metric=NAME and labels by name")
+    labels[METRIC_NAME] = first(query, "metric")
+    return Kept(
+        accepts=selected(texts) if texts else having(labels),
+        offset=number(query, "offset", 0, 999_999_999),
+        limit=max(1, number(query, limit, 100, MOST_SERIES)),
+    )
+
+
+def _encoded(entries: list[dict[str, Any]], about: Mapping[str, Any]) -> bytes:
+    """The answer; entry by entry, so that no single call holds the interpreter for long."""
+    data = ",".join(json.dumps(entry) for entry in entries)
+    return f'{{"status":"success","data":[{data}],"page":{json.dumps(about)}}}'.encode()
 
 
 def _order(operator: Callable[[], Operator], verb: str) -> Handler:

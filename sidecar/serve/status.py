@@ -1,7 +1,7 @@
 """What is known of each series, as plain data for ``sentinel status`` and the status API."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -15,9 +15,8 @@ from sidecar.learning import scores, trackers
 from sidecar.models.contract import take
 from sidecar.names import Reason
 from sidecar.series import FloatArray, LabelSet
+from sidecar.serve.selecting import Accepts
 from sidecar.watching import Watch
-
-Accepts = Callable[[LabelSet], bool]
 
 STATES: Final = ("serving", "fallback", "waiting", "ended")
 _SERVING, _FALLBACK, _WAITING, _ENDED = range(4)
@@ -31,13 +30,13 @@ class Wanted:
     """Which series a page shows, and how many.
 
     Attributes:
-        selectors: only series that one of them is true of; none: all.
+        accepts: only series that it is true of; None: all.
         states, reasons: only series with one of these; none: all.
         sort: ``mase`` or ``drift``: the worst first; empty: as they were met.
         limit: None: all of them.
     """
 
-    selectors: tuple[Accepts, ...] = ()
+    accepts: Accepts | None = None
     states: frozenset[str] = frozenset()
     reasons: frozenset[str] = frozenset()
     sort: str = ""
@@ -54,7 +53,7 @@ class StatusPage:
             one series, the later ones' keys say which watch they are of.
         total: watched series, of all watches.
         matched: how many of them are wanted, on this page and others.
-        states, reasons: over the series that the selectors accept, whatever their state.
+        states, reasons: over the series that are accepted, whatever their state.
     """
 
     series: dict[str, dict[str, Any]]
@@ -83,7 +82,7 @@ def status_page(
     states, reasons = Counter(dict.fromkeys(STATES, 0)), Counter[str]()
     chosen: list[tuple[int, NDArray[np.int64]]] = []
     for place, view in enumerate(views):
-        rows = view.accepted(wanted.selectors)
+        rows = view.accepted(wanted.accepts)
         states.update(STATES[code] for code in view.states[rows].tolist())
         reasons.update(one.value for row in rows.tolist() if (one := view.reasons[row]) is not None)
         chosen.append((place, view.of_state(rows, wanted)))
@@ -150,19 +149,12 @@ class _View:
     def known_labels(self) -> frozenset[LabelSet]:
         return frozenset(self.known.labels)
 
-    def accepted(self, selectors: Sequence[Accepts]) -> NDArray[np.int64]:
-        """The rows that one of the selectors accepts."""
-        n = len(self.known.labels)
-        if not selectors:
-            return np.arange(n)
-        return np.array(
-            [
-                row
-                for row, labels in enumerate(self.known.labels)
-                if any(accepts(labels) for accepts in selectors)
-            ],
-            dtype=np.int64,
-        )
+    def accepted(self, accepts: Accepts | None) -> NDArray[np.int64]:
+        """The rows of the series that are accepted."""
+        if accepts is None:
+            return np.arange(len(self.known.labels))
+        rows = [row for row, labels in enumerate(self.known.labels) if accepts(labels)]
+        return np.array(rows, dtype=np.int64)
 
     def of_state(self, rows: NDArray[np.int64], wanted: Wanted) -> NDArray[np.int64]:
         """Those of ``rows`` with a wanted state and reason."""

@@ -5,21 +5,18 @@ holds the interpreter for long.
 """
 
 import json
-import re
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from aiohttp import web
 
 from sidecar.names import Reason
-from sidecar.serve.promql.frames import QueryError
 from sidecar.serve.promql.params import Params, first
-from sidecar.serve.promql.parse import Unparsable, parse_selector
-from sidecar.serve.status import SORTS, STATES, Accepts, StatusPage, Wanted
+from sidecar.serve.selecting import number, selected
+from sidecar.serve.status import SORTS, STATES, StatusPage, Wanted
 
 MOST: Final = 10_000
 USUAL: Final = 1_000
-_MOST_SELECTORS: Final = 64
 _PARAMETERS: Final = ("match[]", "state", "reason", "sort", "limit", "offset")
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
@@ -57,40 +54,18 @@ def wanted_of(query: Params) -> Wanted:
     sort = first(query, "sort")
     if sort not in ("", *SORTS):
         raise ValueError(f"sort is {sort!r}, but must be one of {', '.join(SORTS)}")
-    limit = _number(query, "limit", USUAL)
-    if not 1 <= limit <= MOST:
-        raise ValueError(f"limit is from 1 to {MOST}; for more ask page by page with offset")
+    limit = number(query, "limit", USUAL, MOST)
+    if not limit:
+        raise ValueError("limit is at least 1")
     texts = query.get("match[]", ())
-    if len(texts) > _MOST_SELECTORS:
-        raise ValueError(f"match[]: more than {_MOST_SELECTORS} selectors")
     return Wanted(
-        selectors=tuple(selector(text) for text in texts),
+        accepts=selected(texts) if texts else None,
         states=_words(query, "state", STATES),
         reasons=_words(query, "reason", [reason.value for reason in Reason]),
         sort=sort,
-        offset=_number(query, "offset", 0),
+        offset=number(query, "offset", 0, 999_999_999),
         limit=limit,
     )
-
-
-def selector(text: str) -> Accepts:
-    """Whether a label set is selected by ``text``, in PromQL's notation.
-
-    Raises:
-        ValueError: not a selector.
-    """
-    try:
-        matchers = parse_selector(text).matchers
-    except (Unparsable, QueryError) as error:
-        raise ValueError(f"match[]: {error}") from None
-    return lambda labels: all(one.accepts(labels) for one in matchers)
-
-
-def _number(query: Params, name: str, usual: int) -> int:
-    text = first(query, name) or str(usual)
-    if not re.fullmatch("[0-9]{1,9}", text):
-        raise ValueError(f"{name} is {text!r}, but must be a whole number")
-    return int(text)
 
 
 def _words(query: Params, name: str, known: Any) -> frozenset[str]:

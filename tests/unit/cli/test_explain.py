@@ -60,13 +60,13 @@ class Sidecar:
                 answer: dict[str, Any] = json.loads(page)
                 return answer
             case "/api/v1/models/versions":
-                labels = {n: v[0] for n, v in query.items() if n != "metric"}
-                whole = {"__name__": query["metric"][0], **labels}
-                watch = self.watches[0].watch_id
-                other = {**VERSION, "version": 9, "labels": {**whole, "more": "x"}}
-                return {"data": [{**VERSION, "labels": whole, "watch": watch}, other]}
+                watch, (series,) = self.watches[0].watch_id, query["match[]"]
+                other = {**VERSION, "version": 9, "series": series.replace("}", ', more="x"}')}
+                elsewhere = {**VERSION, "version": 8, "series": series, "watch": "other"}
+                own = {**VERSION, "series": series, "watch": watch}
+                return {"data": [own, other, elsewhere]}
             case "/api/v1/models/audit":
-                return {"data": [{**CHANGE, "labels": None}]}
+                return {"data": [{**CHANGE, "series": query["match[]"][0], "labels": None}]}
             case "/api/v1/query":
                 result = [{"value": [0, str(self.on_server)]}] if self.on_server else []
                 return {"status": "success", "data": {"result": result}}
@@ -114,6 +114,7 @@ def test_a_series_is_explained_at_80_columns(
     assert "x its own at the fit" in text
     assert "v2 active: linear full_retrain for drift at 3.2x its error, promoted" in text
     assert "v9" not in text  # of a series that has these labels and more
+    assert "v8" not in text  # of another watch
     assert "2023-11-14T22:13:20+00:00 drift: promote v2" in text
 
 
@@ -203,7 +204,7 @@ def test_several_series_are_said_one_after_the_other(
 
 def test_a_sources_label_that_we_set_too_is_asked_for_under_its_new_name() -> None:
     labels = {"__name__": "x", "sentinel_step": "3", "a": 'q"'}
-    assert outlook._selector(labels, "_sentinel_expected") == (
+    assert outlook.exactly(labels, "_sentinel_expected") == (
         'x_sentinel_expected{a="q\\"", exported_sentinel_step="3"}'
     )
-    assert outlook._selector(labels, "") == 'x{a="q\\"", sentinel_step="3"}'
+    assert outlook.exactly(labels, "") == 'x{a="q\\"", sentinel_step="3"}'

@@ -11,6 +11,7 @@ import pytest
 
 from sidecar.learning.schedule import Mode, Trigger
 from sidecar.models.contract import State
+from sidecar.operating import Kept
 from tests.unit.learning.toys import OwnModel
 from tests.unit.loop.house import T0, G, House, labels
 
@@ -342,7 +343,7 @@ async def test_the_log_says_which_version_made_a_prediction(tmp_path: Path) -> N
         after_ms = house.watch.learned.origin_ms
         await house.turns(1)
         for t_ms, version in ((before_ms, 1), (after_ms, house.version()), (T0 - HOUR, None)):
-            (found,) = await house.operator.served_by("x", {}, t_ms)
+            found = (await house.operator.served_by(Kept(lambda _: True), t_ms)).entries[0]
             assert found["version"] == version
         assert house.version() == 2
 

@@ -9,6 +9,7 @@ import pytest
 
 from sidecar.known import Known
 from sidecar.names import Reason
+from sidecar.serve.selecting import selected
 from sidecar.serve.status import (
     STATES,
     StatusPage,
@@ -17,7 +18,7 @@ from sidecar.serve.status import (
     series_facts,
     status_page,
 )
-from sidecar.serve.status_api import encoded, selector, wanted_of
+from sidecar.serve.status_api import encoded, wanted_of
 from tests.unit.serve.made_watches import changed, known_series, watch_of
 
 KEYS = {
@@ -140,7 +141,7 @@ def test_a_source_that_fails_is_the_reason_of_all_that_have_no_other(known: Know
 
 
 def test_selectors_choose_and_totals_stay(known: Known) -> None:
-    wanted = Wanted(selectors=(selector('{instance=~"s[12]"}'), selector('x{instance="s5"}')))
+    wanted = Wanted(accepts=selected(['{instance=~"s[12]"}', 'x{instance="s5"}']))
     page = status_page([watch_of(known)], (), wanted)
     assert names(page) == ["s1", "s2", "s5"]
     assert (page.matched, page.total, page.states["serving"]) == (3, 6, 3)
@@ -200,8 +201,8 @@ def test_parameters_are_read() -> None:
 @pytest.mark.parametrize(
     ("query", "said"),
     [
-        ({"limit": ["0"]}, "limit is from 1 to 10000"),
-        ({"limit": ["99999"]}, "for more ask page by page"),
+        ({"limit": ["0"]}, "limit is at least 1"),
+        ({"limit": ["99999"]}, "limit is 99999, but at most 10000: for more ask page by page"),
         ({"limit": ["-1"]}, "limit is '-1', but must be a whole number"),
         ({"offset": ["1.5"]}, "offset is '1.5'"),
         ({"sort": ["name"]}, "sort is 'name', but must be one of mase, drift"),

@@ -1,0 +1,48 @@
+"""Orders name series by equality; what is kept is asked for page by page."""
+
+import urllib.parse
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from sidecar.cli import main, orders
+from sidecar.config import SentinelConfig
+
+
+@pytest.mark.parametrize("verb", list(orders.ORDERS))
+def test_an_order_with_a_regular_expression_reaches_nobody(
+    verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(orders, "asked", lambda *_: pytest.fail("nobody is to be asked"))
+    assert main([verb, 'x{job=~"a.*", instance="i"}']) == 2
+    assert "job=~\"a.*\": an order names label values: only '=' is taken" in capsys.readouterr().err
+
+
+def test_what_is_kept_is_put_together_from_pages(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked_for: list[dict[str, list[str]]] = []
+
+    def asked(_: SentinelConfig, path: str, order: Mapping[str, Any] | None = None) -> Any:
+        query = urllib.parse.parse_qs(urllib.parse.urlsplit(path).query)
+        asked_for.append(query)
+        offset = int(query["offset"][0])
+        entry = {"series": f"x{offset}", "at_ms": 0, "who": "cron", "what": "promote"}
+        page = {"next_offset": offset + 100 if offset < 200 else None}
+        return {"status": "success", "data": [entry], "page": page}
+
+    monkeypatch.setattr(orders, "asked", asked)
+    assert main(["audit", 'x{limit="3", job=~"a.*"}']) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in out] == ["x0", "x100", "x200"]
+    assert asked_for[0] == {"match[]": ['x{limit="3", job=~"a.*"}'], "offset": ["0"]}
+
+
+def test_what_the_sidecar_refuses_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = {"status": "error", "error": "not now"}
+    monkeypatch.setattr(orders, "asked", lambda *_: answer)
+    assert main(["versions", "x"]) == 1
+    assert "not now" in capsys.readouterr().err
