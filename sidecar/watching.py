@@ -256,10 +256,10 @@ class Watch:
                 forecasts = sum(reason is None for reason in result.reasons)
             self._failures, self.trouble = 0, ""
         except SidecarError as failure:
-            error = self._out_of_reach(failure)
+            error = await self._out_of_reach(failure)
         except Exception as failure:  # one watch must not stop another
             log.exception("watch %s: a cycle failed; the next one starts afresh", self.title)
-            error = self._out_of_reach(failure)
+            error = await self._out_of_reach(failure)
         seconds = asyncio.get_running_loop().time() - begun
         self._ports.note(CycleNote(self.watch_id, seconds, instants, forecasts, error))
         if self._failures:
@@ -452,7 +452,7 @@ class Watch:
 
     # Telling
 
-    def _out_of_reach(self, error: Exception) -> str:
+    async def _out_of_reach(self, error: Exception) -> str:
         """Note a failed turn; forecasts that have grown too old are withdrawn, not repeated."""
         self._failures += 1
         self.trouble = str(error) or type(error).__name__
@@ -461,7 +461,7 @@ class Watch:
         if self.known is not None and self._rules is not None:
             age_ms = self._ports.now_ms() - self.known.origin_ms
             if age_ms > self._rules.patience_ms:
-                self.publisher.withdraw()
+                await self.publisher.expire(self.known.origin_ms)
         return self.trouble
 
     def _until_next_s(self) -> float:

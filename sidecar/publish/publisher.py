@@ -109,6 +109,7 @@ class WatchPublisher:
         self._paths = paths
         self._gauge_limit = gauge_limit
         self._plans: Plans | None = None
+        self._expired_ms: int | None = None
         self.page = EMPTY_PAGE
 
     async def publish(self, found: Publication, in_thread: InThread) -> None:
@@ -141,12 +142,24 @@ class WatchPublisher:
         """End every output series with a stale marker, and show nothing any more."""
         plans, self._plans = self._plans, None
         self.withdraw()
-        if plans is not None:
-            labels = [
-                one for row in range(len(plans.sources)) for one in plans.outputs.rows_of(row)
-            ]
-            for sink in self._sinks:
-                await sink.end_series(labels, timestamp_ms)
+        await self._end_all(plans, timestamp_ms)
+
+    async def expire(self, instant_ms: int) -> None:
+        """Take back what is too old to be believed: shown no more, and ended with stale markers.
+
+        They stand just behind ``instant_ms``, the last instant that was published, so that what is
+        made up for later comes after them. Once for an instant.
+        """
+        self.withdraw()
+        if instant_ms != self._expired_ms:
+            self._expired_ms = instant_ms
+            await self._end_all(self._plans, instant_ms + 1)
+
+    async def _end_all(self, plans: Plans | None, timestamp_ms: int) -> None:
+        if plans is None:
+            return
+        labels = [one for row in range(len(plans.sources)) for one in plans.outputs.rows_of(row)]
+        await asyncio.gather(*(sink.end_series(labels, timestamp_ms) for sink in self._sinks))
 
     def unpublished(self) -> frozenset[LabelSet]:
         """The sources of which an earlier watch publishes everything that this one would."""

@@ -1,6 +1,7 @@
 """How fast bytes become arrays and arrays bytes, against what one would write first."""
 
 import asyncio
+import io
 import json
 import statistics
 import sys
@@ -316,7 +317,7 @@ async def push(server: RealPrometheus, series: Sequence[RawSeries]) -> None:
     start, end = read_delimited(reply, 1, len(reply))
     body = snappy.compress(reply[start:end])
     url = f"{server.url}/api/v1/write"
-    async with server.session.post(url, data=body, headers=WRITE_HEADERS) as answer:
+    async with server.session.post(url, data=io.BytesIO(body), headers=WRITE_HEADERS) as answer:
         assert answer.status == 204, await answer.text()
 
 

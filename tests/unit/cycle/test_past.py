@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 import pytest
 
-from sidecar.errors import DataError
+from sidecar.errors import DataError, Unavailable
 from sidecar.names import Reason
 from sidecar.past import READ_ONE_BY_ONE, Past
 from sidecar.series import RawSeries, Selector
@@ -37,10 +37,13 @@ class Server:
         self._series = series
         self._most = most
         self._now_ms = now_ms
+        self.away = False
         self.asked: list[tuple[str, int]] = []
 
     async def read(self, selector: Selector, start_ms: int, end_ms: int) -> list[RawSeries]:
         self.asked.append((str(selector), end_ms - start_ms))
+        if self.away:
+            raise Unavailable("nobody there")
         found = []
         for one in self._series:
             times = one.timestamps_ms

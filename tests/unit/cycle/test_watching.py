@@ -65,12 +65,13 @@ class Spy:
 
     def __init__(self) -> None:
         self.blocks: list[WriteBlock] = []
+        self.ended: list[tuple[LabelSet, int]] = []
 
     async def append(self, blocks: Sequence[WriteBlock]) -> None:
         self.blocks += blocks
 
     async def end_series(self, labels: Sequence[LabelSet], timestamp_ms: int) -> None:
-        pass
+        self.ended += [(one, timestamp_ms) for one in labels]
 
     def instants(self, suffix: str) -> list[int]:
         return [
@@ -216,6 +217,35 @@ def test_a_clock_that_goes_back_a_little_is_waited_for(tmp_path: Path) -> None:
         run(main())
         assert w.trainer.fits == 1
         assert len(w.spy.blocks) == 1
+
+
+def test_forecasts_that_grow_too_old_end_with_markers_that_what_is_made_up_for_comes_after(
+    tmp_path: Path,
+) -> None:
+    with world(tmp_path, "1m", sampled(wave, T0 - HOUR, T0 + HOUR)) as w:
+
+        async def main() -> None:
+            await w.watch.turn()
+            w.server.away = True
+            for _ in range(3):
+                w.now_ms += 2 * MINUTE
+                await w.watch.turn()
+                # Five minutes are the patience of a Prometheus too.
+                assert bool(w.spy.ended) == (w.now_ms - T0 > 5 * MINUTE)
+            await w.watch.turn()
+            w.server.away = False
+            await w.watch.turn()
+
+        run(main())
+        published = {one for block in w.spy.blocks for one in block.labels}
+        assert {one for one, _ in w.spy.ended} == published
+        assert len(w.spy.ended) == len(published), "once"
+        [at_ms] = {at for _, at in w.spy.ended}
+        expected = w.spy.instants("_sentinel_expected")
+        assert np.diff(expected).tolist() == [MINUTE] * (len(expected) - 1)
+        assert at_ms == w.spy.blocks[0].timestamp_ms + 1
+        assert len(expected) == 6
+        assert at_ms < expected[0]
 
 
 def test_a_long_pause_is_caught_up_with_in_pieces(tmp_path: Path) -> None:
