@@ -19,7 +19,7 @@ from aiohttp import web
 
 from sidecar.config import SentinelConfig
 from sidecar.endpoints import Endpoints
-from sidecar.errors import SidecarError
+from sidecar.errors import ConfigError, SidecarError
 from sidecar.fleet import Fleet
 from sidecar.learning.schedule import FitQueue
 from sidecar.learning.store import VersionStore
@@ -273,6 +273,7 @@ class Running:
             ],
             middlewares=[self._guard.middleware, self._door.middleware],
         )
+        app.on_response_prepare.append(self._door.set_headers)
         runner = web.AppRunner(app, access_log=None, logger=http_log(), shutdown_timeout=1.0)
         await runner.setup()
         try:
@@ -403,8 +404,8 @@ class Running:
             self._lag_s = worst
             try:
                 await self.in_thread(self._door.refresh)
-            except OSError as error:  # ssl.SSLError is one
-                log.warning("the new certificate is not used, the old one stays: %s", error)
+            except (OSError, ConfigError) as error:  # ssl.SSLError is an OSError
+                log.warning("the new web_config_file is not used, the old one stays: %s", error)
 
     async def _close(self) -> None:
         """Reverse of the building; each step is taken even where one before it fails."""

@@ -1,8 +1,11 @@
 """TLS and passwords for the sidecar's own port, from a file as Prometheus' exporters read it.
 
-The keys and their meaning are those of Prometheus' exporter-toolkit: ``tls_server_config`` and
-``basic_auth_users`` (names with bcrypt hashes). Once there are users, every page asks for one,
-health and metrics included. Certificates are read again when their files change.
+The keys and their meaning are those of Prometheus' exporter-toolkit: ``tls_server_config``,
+``http_server_config`` and ``basic_auth_users`` (names with bcrypt hashes). Once there are users,
+every page asks for one, health and metrics included. Users and certificates are read again when
+their files change; TLS itself is turned on or off by a restart. What cannot be had here (HTTP/2 is
+never spoken, and a client's certificate is always verified) is refused by name rather than ignored
+wherever it would weaken what the file asks for.
 """
 
 import asyncio
@@ -12,7 +15,7 @@ import hashlib
 import hmac
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,13 +28,39 @@ from sidecar.errors import ConfigError, Problem
 
 _CLIENT_AUTH: Final = {
     "NoClientCert": ssl.CERT_NONE,
-    "RequestClientCert": ssl.CERT_OPTIONAL,
-    "RequireAnyClientCert": ssl.CERT_REQUIRED,
     "VerifyClientCertIfGiven": ssl.CERT_OPTIONAL,
     "RequireAndVerifyClientCert": ssl.CERT_REQUIRED,
 }
 _NEEDS_CA: Final = ("VerifyClientCertIfGiven", "RequireAndVerifyClientCert")
+_UNVERIFIED: Final = ("RequestClientCert", "RequireClientCert", "RequireAnyClientCert")
 _VERSIONS: Final = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
+_KEYS: Final = ("tls_server_config", "http_server_config", "basic_auth_users")
+# Of TLS 1.2: Go's name and OpenSSL's. Those of 1.3 are all on, there as here.
+_CIPHERS: Final = {
+    f"TLS_ECDHE_{kind}_WITH_{go}": f"ECDHE-{kind}-{openssl}"
+    for kind in ("RSA", "ECDSA")
+    for go, openssl in (
+        ("AES_128_GCM_SHA256", "AES128-GCM-SHA256"),
+        ("AES_256_GCM_SHA384", "AES256-GCM-SHA384"),
+        ("CHACHA20_POLY1305", "CHACHA20-POLY1305"),
+        ("CHACHA20_POLY1305_SHA256", "CHACHA20-POLY1305"),
+        ("AES_128_CBC_SHA", "AES128-SHA"),
+        ("AES_256_CBC_SHA", "AES256-SHA"),
+    )
+}
+_CIPHERS_13: Final = (
+    "TLS_AES_128_GCM_SHA256",
+    "TLS_AES_256_GCM_SHA384",
+    "TLS_CHACHA20_POLY1305_SHA256",
+)
+# Headers that may be set, and what each may be; None is anything.
+_HEADERS: Final[Mapping[str, tuple[str, ...] | None]] = {
+    "Content-Security-Policy": None,
+    "Strict-Transport-Security": None,
+    "X-Content-Type-Options": ("", "nosniff"),
+    "X-Frame-Options": ("", "deny", "sameorigin"),
+    "X-XSS-Protection": None,
+}
 _TLS_KEYS: Final = (
     "cert_file",
     "key_file",
@@ -39,6 +68,8 @@ _TLS_KEYS: Final = (
     "client_ca_file",
     "min_version",
     "max_version",
+    "cipher_suites",
+    "prefer_server_cipher_suites",
 )
 _CHALLENGE: Final = {"WWW-Authenticate": 'Basic realm="sentinel"'}
 # A hash of nobody's, so that an unknown user takes as long as a wrong password.
@@ -53,12 +84,16 @@ class WebConfig:
     Attributes:
         users: name -> bcrypt hash; empty: nobody is asked.
         certificate, key: paths; both empty without TLS.
+        headers: to be set on every answer.
+        path: the file itself.
     """
 
     users: Mapping[str, bytes] = field(default_factory=dict)
     certificate: Path | None = None
     key: Path | None = None
     context: ssl.SSLContext | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    path: Path | None = None
 
 
 def load_web_config(path: str | Path) -> WebConfig:
@@ -76,15 +111,46 @@ def load_web_config(path: str | Path) -> WebConfig:
     if not isinstance(given, dict):
         raise ConfigError([Problem("web_config_file", f"{path} is not a mapping of settings")])
     problems += [
-        Problem(str(key), "is not known; write tls_server_config or basic_auth_users")
-        for key in given.keys() - {"tls_server_config", "basic_auth_users"}
+        Problem(str(key), f"is not known; write one of {', '.join(_KEYS)}")
+        for key in sorted(given.keys() - set(_KEYS), key=str)
     ]
     users = _users(given.get("basic_auth_users") or {}, problems)
     tls = given.get("tls_server_config") or {}
     certificate, key, context = _tls(tls, path.parent, problems) if tls else (None, None, None)
+    headers = _http(given.get("http_server_config") or {}, problems)
     if problems:
         raise ConfigError(problems)
-    return WebConfig(users, certificate, key, context)
+    return WebConfig(users, certificate, key, context, headers, path)
+
+
+def _http(given: Any, problems: list[Problem]) -> dict[str, str]:
+    """The headers to set; HTTP/2 may be allowed, as it need not be spoken."""
+    where = "http_server_config"
+    if not isinstance(given, dict):
+        problems.append(Problem(where, "is not a mapping of settings"))
+        return {}
+    problems += [
+        Problem(f"{where}.{key}", "is not known; write http2 or headers")
+        for key in sorted(given.keys() - {"http2", "headers"}, key=str)
+    ]
+    if not isinstance(given.get("http2", True), bool):
+        problems.append(Problem(f"{where}.http2", "is true or false"))
+    headers = given.get("headers") or {}
+    if not isinstance(headers, dict):
+        problems.append(Problem(f"{where}.headers", "is not a mapping of names to values"))
+        return {}
+    for name, value in headers.items():
+        if name not in _HEADERS:
+            message = f"is not known; write one of {', '.join(_HEADERS)}"
+            problems.append(Problem(f"{where}.headers.{name}", message))
+            continue
+        allowed = _HEADERS[name]
+        if not isinstance(value, str) or not value.isprintable() or not value.isascii():
+            problems.append(Problem(f"{where}.headers.{name}", "is not a line of plain text"))
+        elif allowed is not None and value.lower() not in allowed:
+            one = " or ".join(repr(text) for text in allowed if text)
+            problems.append(Problem(f"{where}.headers.{name}", f"is {one}"))
+    return {str(name): str(value) for name, value in headers.items() if value}
 
 
 def _users(given: Any, problems: list[Problem]) -> dict[str, bytes]:
@@ -114,7 +180,11 @@ def _tls(
     ]
     wanted = str(given.get("client_auth_type", "NoClientCert"))
     authority = given.get("client_ca_file")
-    if wanted not in _CLIENT_AUTH:
+    if wanted in _UNVERIFIED:
+        message = f"{wanted} takes any certificate, which is not done here: write one of "
+        message += ", ".join(_CLIENT_AUTH)
+        problems.append(Problem(f"{where}.client_auth_type", message))
+    elif wanted not in _CLIENT_AUTH:
         problems.append(
             Problem(f"{where}.client_auth_type", f"is one of {', '.join(_CLIENT_AUTH)}")
         )
@@ -125,6 +195,7 @@ def _tls(
     for key in ("min_version", "max_version"):
         if key in given and given[key] not in _VERSIONS:
             problems.append(Problem(f"{where}.{key}", f"is one of {', '.join(_VERSIONS)}"))
+    ciphers = _ciphers(given.get("cipher_suites") or [], problems)
     files = [given.get(key) for key in ("cert_file", "key_file")]
     if not all(isinstance(one, str) and one for one in files):
         problems.append(Problem(where, "needs both cert_file and key_file"))
@@ -135,7 +206,11 @@ def _tls(
     context.minimum_version = _VERSIONS[given.get("min_version", "TLS12")]
     if "max_version" in given:
         context.maximum_version = _VERSIONS[given["max_version"]]
+    if not given.get("prefer_server_cipher_suites", True):
+        context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
     try:
+        if ciphers:
+            context.set_ciphers(":".join(ciphers))
         context.load_cert_chain(certificate, key_file)
         if authority:
             context.load_verify_locations(folder / str(authority))
@@ -143,6 +218,21 @@ def _tls(
         problems.append(Problem(where, f"the certificate cannot be used: {error}"))
     context.verify_mode = _CLIENT_AUTH[wanted]
     return certificate, key_file, context
+
+
+def _ciphers(given: Any, problems: list[Problem]) -> list[str]:
+    """OpenSSL's names of the suites of TLS 1.2, in the order given."""
+    where = "tls_server_config.cipher_suites"
+    if not isinstance(given, list):
+        problems.append(Problem(where, "is not a list of names"))
+        return []
+    named = [str(one) for one in given if str(one) not in _CIPHERS_13]
+    problems += [
+        Problem(where, f"{one!r} is not known; write one of {', '.join((*_CIPHERS_13, *_CIPHERS))}")
+        for one in named
+        if one not in _CIPHERS
+    ]
+    return [_CIPHERS[one] for one in named if one in _CIPHERS]
 
 
 class Doorkeeper:
@@ -163,23 +253,32 @@ class Doorkeeper:
 
         return ask
 
+    async def set_headers(self, _: web.Request, response: web.StreamResponse) -> None:
+        """For ``on_response_prepare`` of the application."""
+        response.headers.update(self._config.headers)
+
     def refresh(self) -> None:
-        """Read the certificate again where its files have changed; a broken one is not taken.
+        """Read the file again where it or the certificate has changed; a broken one is not taken.
 
         Raises:
-            OSError, ssl.SSLError: the new files cannot be used; the old ones stay.
+            ConfigError, OSError, ssl.SSLError: what is new cannot be used; the old stays.
         """
         config, stamp = self._config, self._files()
-        if config.context is None or stamp == self._stamp:
+        if config.path is None or stamp == self._stamp:
             return
         self._stamp = stamp
-        assert config.certificate is not None, "a context has a certificate"
-        probe = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        probe.load_cert_chain(config.certificate, config.key)
-        config.context.load_cert_chain(config.certificate, config.key)
+        new = load_web_config(config.path)
+        if (new.context is None) != (config.context is None):
+            message = "is turned on or off by a restart only"
+            raise ConfigError([Problem("tls_server_config", message)])
+        if config.context is not None:  # connections are made from this one
+            assert new.certificate is not None, "a context has a certificate"
+            config.context.load_cert_chain(new.certificate, new.key)
+        self._config = replace(new, context=config.context)
+        self._known.clear()
 
     def _files(self) -> tuple[int, ...]:
-        paths = (self._config.certificate, self._config.key)
+        paths = (self._config.path, self._config.certificate, self._config.key)
         return tuple(one.stat().st_mtime_ns for one in paths if one is not None and one.exists())
 
     async def _lets_in(self, request: web.Request) -> bool:

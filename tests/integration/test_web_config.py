@@ -59,8 +59,9 @@ def certificate(folder: Path, name: str = "localhost") -> tuple[str, str]:
 
 @asynccontextmanager
 async def served(
-    config: WebConfig, *, admin_api: bool = True
+    config: WebConfig, *, admin_api: bool = True, door: Doorkeeper | None = None
 ) -> AsyncIterator[tuple[str, web.Application]]:
+    door = door or Doorkeeper(config)
     upstream = Upstream(HttpSettings(url="http://127.0.0.1:1", timeout_s=1))
     paths = ForecastPaths()
     api = QueryApi(upstream, paths, now_ms=lambda: 0)
@@ -85,8 +86,9 @@ async def served(
             *receive.routes(Receiver(PushBuffer(), lambda: 0, str)),
             status_api.route(nothing, asyncio.to_thread),
         ],
-        middlewares=[Doorkeeper(config).middleware],
+        middlewares=[door.middleware],
     )
+    app.on_response_prepare.append(door.set_headers)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=config.context).start()
@@ -197,9 +199,70 @@ async def test_tls_serves_the_certificate_and_takes_a_new_one_when_it_changes(
         door.refresh()
         assert await shown_certificate(url) != first
         (tmp_path / cert).write_text("broken")
-        with pytest.raises(ssl.SSLError):
+        with pytest.raises(ConfigError, match="cannot be used"):
             door.refresh()
         assert await shown_certificate(url)
+
+
+async def test_users_and_headers_change_with_the_file_and_a_broken_one_changes_nothing(
+    tmp_path: Path,
+) -> None:
+    headers = {"headers": {"X-Frame-Options": "deny", "Strict-Transport-Security": ""}}
+    path = written(tmp_path, basic_auth_users=USERS, http_server_config={"http2": True, **headers})
+    config = load_web_config(path)
+    door = Doorkeeper(config)
+    async with served(config, door=door) as (url, _), aiohttp.ClientSession() as session:
+
+        async def status(name: str) -> int:
+            async with session.get(f"{url}/-/healthy", headers=basic(name, "secret")) as reply:
+                assert reply.headers["X-Frame-Options"] == "deny"
+                assert "Strict-Transport-Security" not in reply.headers
+                return reply.status
+
+        assert (await status("alice"), await status("bob")) == (200, 401)
+        await asyncio.sleep(0.02)
+        written(tmp_path, basic_auth_users={"bob": USERS["alice"]}, http_server_config=headers)
+        door.refresh()
+        assert (await status("alice"), await status("bob")) == (401, 200)
+        await asyncio.sleep(0.02)
+        written(tmp_path, basic_auth_users={"alice": "plain"})
+        with pytest.raises(ConfigError):
+            door.refresh()
+        await asyncio.sleep(0.02)
+        cert, key = certificate(tmp_path)
+        written(tmp_path, tls_server_config={"cert_file": cert, "key_file": key})
+        with pytest.raises(ConfigError, match="restart"):
+            door.refresh()
+        assert (await status("alice"), await status("bob")) == (401, 200)
+
+
+async def test_only_the_cipher_suites_and_versions_that_are_named_are_spoken(
+    tmp_path: Path,
+) -> None:
+    cert, key = certificate(tmp_path)
+    tls = {
+        "cert_file": cert,
+        "key_file": key,
+        "max_version": "TLS12",
+        "cipher_suites": ["TLS_AES_128_GCM_SHA256", "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"],
+        "prefer_server_cipher_suites": False,
+    }
+    config = load_web_config(written(tmp_path, tls_server_config=tls))
+    async with served(config) as (url, _):
+        port = int(url.rpartition(":")[2])
+        for ciphers, spoken in (("ECDHE-ECDSA-AES256-GCM-SHA384", True), ("AES128", False)):
+            context = ssl.create_default_context()
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            context.maximum_version = ssl.TLSVersion.TLSv1_2
+            context.set_ciphers(ciphers)
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+            except (ssl.SSLError, ConnectionError):
+                assert not spoken
+                continue
+            assert spoken
+            assert writer.get_extra_info("cipher")[:2] == (ciphers, "TLSv1.2")
+            writer.close()
 
 
 async def shown_certificate(url: str) -> bytes:
@@ -234,6 +297,28 @@ async def test_a_client_without_a_certificate_is_refused_where_one_is_required(
         ({"basic_auth_users": {"a": "plain"}}, "basic_auth_users.a: is not a bcrypt hash"),
         ({"tls_server_config": {"cert_file": "x"}}, "needs both cert_file and key_file"),
         ({"nonsense": 1}, "nonsense: is not known"),
+        ({"http_server_config": {"http3": True}}, "http_server_config.http3: is not known"),
+        ({"http_server_config": {"http2": "x"}}, "http_server_config.http2: is true or false"),
+        (
+            {"http_server_config": {"headers": {"Set-Cookie": "a"}}},
+            "http_server_config.headers.Set-Cookie: is not known",
+        ),
+        (
+            {"http_server_config": {"headers": {"X-Frame-Options": "maybe"}}},
+            "http_server_config.headers.X-Frame-Options: is 'deny' or 'sameorigin'",
+        ),
+        (
+            {"http_server_config": {"headers": {"X-XSS-Protection": "a\r\nb: c"}}},
+            "http_server_config.headers.X-XSS-Protection: is not a line",
+        ),
+        (
+            {"tls_server_config": {"client_auth_type": "RequireAnyClientCert"}},
+            "tls_server_config.client_auth_type: RequireAnyClientCert takes any certificate",
+        ),
+        (
+            {"tls_server_config": {"cipher_suites": ["TLS_RSA_WITH_RC4_128_SHA"]}},
+            "tls_server_config.cipher_suites: 'TLS_RSA_WITH_RC4_128_SHA' is not known",
+        ),
         ({"tls_server_config": {"cert": "x"}}, "tls_server_config.cert: is not known"),
         (
             {"tls_server_config": {"cert_file": "no", "key_file": "no"}},
