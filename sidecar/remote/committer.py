@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Final, TypeVar, cast
 
 from sidecar.errors import StoreError, WireError
-from sidecar.remote.spool import Spool, SpoolUnusable, Tally, as_store_error
+from sidecar.remote.rows import Tally
+from sidecar.remote.spool import Spool, SpoolUnusable, as_store_error
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

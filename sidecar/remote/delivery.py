@@ -40,7 +40,8 @@ from sidecar.remote.gate import DATA_ERRORS, Gate, Timing
 from sidecar.remote.http import printable
 from sidecar.remote.pace import Breaker, Pace
 from sidecar.remote.quarantine import Quarantine, as_text
-from sidecar.remote.spool import Request, Spool
+from sidecar.remote.rows import Request
+from sidecar.remote.spool import Spool
 from sidecar.remote.transport import WriteTransport
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from sidecar.names import Refusal
 from sidecar.remote.marks import Lineup, MarkBook
 from sidecar.remote.quarantine import Quarantine
-from sidecar.remote.spool import Loose, Spool
+from sidecar.remote.rows import Loose
+from sidecar.remote.spool import Spool
 from sidecar.series import STALE_BITS, FloatArray, LabelSet
 from sidecar.wire import snappy
 

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from sidecar.remote.spool import SavedMark
+from sidecar.remote.rows import SavedMark
 from sidecar.series import LabelSet, TimeArray
 from sidecar.wire.template import WriteTemplate
 

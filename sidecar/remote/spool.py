@@ -15,18 +15,19 @@ Nothing here is aware of threads or time: one thread owns a ``Spool`` and calls 
 """
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from sidecar.errors import StoreError
 from sidecar.names import DropReason
 from sidecar.remote import blobs
+from sidecar.remote.rows import Loose, Request, SavedMark, Tally
 from sidecar.remote.spool_file import PAGE_BYTES, Disk, SpoolUnusable, as_store_error, connect
 from sidecar.series import LabelSet
 
-__all__ = ["Loose", "Request", "SavedMark", "Spool", "SpoolUnusable", "Tally", "as_store_error"]
+__all__ = ["Spool", "SpoolUnusable", "as_store_error"]
 
 _FORMAT: Final = 1
 _DROPPED: Final = "dropped:"
@@ -34,52 +35,6 @@ _SAVE_FACT: Final = (
     "INSERT INTO fact VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
 )
 _SLACK_MARGIN: Final = 128 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Loose:
-    """Samples to append: ``body`` is the snappy block of a 1.0 request, all at one timestamp."""
-
-    shard: int
-    timestamp_ms: int
-    samples: int
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A sealed row: ``body`` is what is sent, again and again the same."""
-
-    id: int
-    shard: int
-    timestamp_ms: int
-    samples: int
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class SavedMark:
-    """A lineup and the newest timestamp accepted for each of its series.
-
-    ``members`` are 16-byte series keys; ``each_ms`` is packed int64, None where all are the same.
-    """
-
-    lineup: int
-    members: bytes
-    high_water_ms: int
-    each_ms: bytes | None
-
-
-@dataclass(frozen=True)
-class Tally:
-    """Samples, counted since the spool was made; ``pending`` counts what is in rows now."""
-
-    enqueued: int = 0
-    sent: int = 0
-    dropped: Mapping[DropReason, int] = field(default_factory=dict)
-    pending: int = 0
-    requests: int = 0
-    bytes: int = 0
 
 
 class Spool:

@@ -33,7 +33,8 @@ from sidecar.remote.intake import Acceptance, Intake, WriteBlock
 from sidecar.remote.marks import MarkBook
 from sidecar.remote.pace import Pace
 from sidecar.remote.quarantine import Quarantine, as_text
-from sidecar.remote.spool import Request, Spool
+from sidecar.remote.rows import Request
+from sidecar.remote.spool import Spool
 from sidecar.remote.transport import Protocol, WriteTransport
 from sidecar.series import LabelSet
 

@@ -10,7 +10,8 @@ import pytest
 
 from sidecar.errors import StoreError
 from sidecar.remote.committer import Committer
-from sidecar.remote.spool import Loose, Spool
+from sidecar.remote.rows import Loose
+from sidecar.remote.spool import Spool
 from tests.unit.remote.test_spool import loose
 
 

@@ -2,12 +2,13 @@
 
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.remote.slices import BLOCK_MS, HOUR_MS, SlicePlan
 
 
+@settings(deadline=None)  # a busy machine is no mistake
 @given(
     st.integers(0, 10**13),
     st.integers(0, 60 * 24 * HOUR_MS),

@@ -13,7 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from sidecar.errors import StoreError
 from sidecar.names import DropReason
 from sidecar.remote import blobs
-from sidecar.remote.spool import Loose, Request, Spool, SpoolUnusable
+from sidecar.remote.rows import Loose, Request
+from sidecar.remote.spool import Spool, SpoolUnusable
 from sidecar.series import LabelSet
 from sidecar.wire import snappy
 from sidecar.wire.template import WriteTemplate
