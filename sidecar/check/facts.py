@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from sidecar.check.writers import Elsewhere
 from sidecar.remote.probe import ReceiverFacts, ServerFacts
 from sidecar.series import LabelSet
 
@@ -49,6 +50,7 @@ class WatchView:
         known_names: metrics on the server, asked for only where nothing matches.
         histograms: some of its series of native histograms, which have no plain samples.
         trouble: why the series could not be read; empty where they could.
+        elsewhere: what somebody else writes of its output at present.
     """
 
     series: tuple[LabelSet, ...] = ()
@@ -58,3 +60,4 @@ class WatchView:
     known_names: frozenset[str] = field(default_factory=frozenset)
     histograms: tuple[LabelSet, ...] = ()
     trouble: str = ""
+    elsewhere: Elsewhere | None = None

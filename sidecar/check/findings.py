@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 
 from sidecar import names
+from sidecar.check.expressions import why_nothing
 from sidecar.check.facts import Finding, ServerView, WatchView
 from sidecar.check.promql import WRAP_FROM_MS, Example, examples
 from sidecar.config import SentinelConfig, WatchConfig
@@ -178,6 +179,7 @@ def _watch_report(
         *_limits(path, watch, view, written),
         *_sharing(path, config, index, sources, bool(predicts.all()), bool(owner.all())),
         *_labels(path, sources),
+        *_writers(path, view),
     ]
     shown = examples(watch, as_rate=transformed, owner=bool(owner.any()) or not sources)
     return WatchReport(
@@ -223,6 +225,8 @@ def _matching(
         return [*found, Finding("error", path, f"its series cannot be read: {view.trouble}")]
     if view.series or view.histograms or found:
         return found
+    if watch.expr:
+        return [Finding("error", path, why_nothing(watch.expr, view.known_names))]
     metric = watch.metric
     parts = [metric + part for part in _HISTOGRAM_PARTS if metric + part in view.known_names]
     if parts and metric not in view.known_names:
@@ -357,6 +361,22 @@ def _sharing(
         f"watch adds its {names.PREDICTED}"
     )
     return [Finding("note", path, message)]
+
+
+def _writers(path: str, view: WatchView) -> list[Finding]:
+    """Is somebody else writing what this watch would write?"""
+    other = view.elsewhere
+    if other is None:
+        return []
+    what = f"{other.series:,} series" if other.series > 1 else "a series"
+    message = (
+        f"{what} of its output, such as {other.example}, got a sample {other.age_s:.0f} s ago that "
+        f"did not come from this artifact_store ({other.store}): another sidecar seems to write "
+        "the same, and of two writers the server refuses one. Stop one of the two, or give this "
+        "watch another horizon and publish: {expected: false}; all is well if that is this "
+        "sidecar itself, running elsewhere or with a store that was lost"
+    )
+    return [Finding("warning", path, message)]
 
 
 def _labels(path: str, sources: Sequence[LabelSet]) -> list[Finding]:

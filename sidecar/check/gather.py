@@ -3,10 +3,13 @@
 import asyncio
 import json
 import time
+from pathlib import Path
 from typing import Final
 
+from sidecar.check.expressions import refused
 from sidecar.check.facts import ServerView, WatchView
 from sidecar.check.findings import external_labels
+from sidecar.check.writers import written_elsewhere
 from sidecar.config import SentinelConfig, WatchConfig
 from sidecar.cycle import SampleReader
 from sidecar.errors import DataError, RemoteError, Unavailable
@@ -60,7 +63,8 @@ async def _view(
     by_remote = RemoteReader(read, path="", external_labels=external_labels(config, facts))
     by_query = QueryApiReader(api)
     served = facts.remote_read is True  # nobody waits here for it to come back
-    reader: SampleReader = by_query if config.remote_read.by_query(served) else by_remote
+    plain = by_query if config.remote_read.by_query(served) else by_remote
+    reader: SampleReader = plain
     if watch.expr:
         step_ms = watch.granularity_ms
         reader = ExpressionReader(by_query, watch.expr, watch.output_metric, step_ms)
@@ -70,7 +74,11 @@ async def _view(
         raw = await reader.read(watch.selector, now_ms - reach_ms, now_ms)
         kind = None if watch.expr else await _kind(api, watch.metric)
         known = frozenset() if raw else await _metric_names(api)
-    except (RemoteError, DataError) as error:
+        store = Path(config.artifact_store)
+        elsewhere = await written_elsewhere(watch, plain, store) if raw else None
+    except RemoteError as error:
+        return WatchView(trouble=refused(watch.expr, error) if watch.expr else str(error))
+    except DataError as error:
         return WatchView(trouble=str(error))
     finally:
         await by_remote.close()
@@ -83,6 +91,7 @@ async def _view(
         and await asyncio.to_thread(looks_like_counter, watch.metric, raw, kind),
         known_names=known,
         histograms=by_remote.stats().histogram_series,
+        elsewhere=elsewhere,
     )
 
 

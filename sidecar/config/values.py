@@ -304,6 +304,8 @@ def _granularity(value: object) -> str:
 
 
 def _text(value: object) -> str:
+    if value == "":
+        raise BadValue("is empty: write what it is to be, or leave it out")
     if not isinstance(value, str) or not value:
         raise BadValue(f"{value!r} is not text: put it in quotes")
     return value

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from sidecar.check import Finding, ServerView, WatchView, judge
 from sidecar.check.render import show
+from sidecar.check.writers import Elsewhere
 from sidecar.config import (
     PublishConfig,
     RemoteReadConfig,
@@ -40,6 +41,34 @@ def one(
 def said(findings: tuple[Finding, ...]) -> list[tuple[str, str]]:
     """Level and the message up to its first colon or comma."""
     return [(f.level, f.message.split(":")[0].split(",")[0]) for f in findings]
+
+
+def test_an_expression_without_a_result_names_what_the_server_does_not_know() -> None:
+    watch = WatchConfig(expr="sum(rate(hits_totl[5m])) / sum(node_load1)", name="a:b")
+    view = WatchView(known_names=frozenset({"hits_total", "node_load1", "up"}))
+    [finding] = one(watch, view)
+    assert finding.level == "error"
+    assert finding.message == (
+        "the expression gives nothing: the server knows no series called 'hits_totl', "
+        "did you mean hits_total?"
+    )
+
+
+def test_an_expression_of_known_metrics_without_a_result_is_told_apart() -> None:
+    view = WatchView(known_names=frozenset({"up"}))
+    [finding] = one(WatchConfig(expr="up > 9", name="a:b"), view)
+    assert finding.message.startswith("the expression 'up > 9' gives nothing now: ask the server")
+
+
+def test_another_writer_of_the_same_output_is_a_warning() -> None:
+    example = LabelSet.of({"__name__": "x_sentinel_expected", "a": "b"})
+    view = WatchView(series(2), 15_000, "gauge", elsewhere=Elsewhere(2, example, 12.3, "/store"))
+    [finding] = one(WatchConfig("x"), view)
+    assert finding.level == "warning"
+    assert finding.message.startswith(
+        '2 series of its output, such as x_sentinel_expected{a="b"}, got a sample 12 s ago that '
+        "did not come from this artifact_store (/store): another sidecar seems to write the same"
+    )
 
 
 def test_a_plain_gauge_gives_nothing_to_say() -> None:
