@@ -44,7 +44,6 @@ BELIEFS: Final = (0.0, 0.5, 1.0)
 ORIGINS: Final = 8
 # Series worked on at once: their values then stay in the cache.
 CHUNK: Final = 256
-CHUNK_PLAIN: Final = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,19 +100,22 @@ class LinearTrendModel(ForecastModel[LinearState]):
 
     def fit(self, t_ms: TimeArray, y: FloatArray) -> LinearState:
         y = padded(y, self.min_instants)
-        plain = self.settings.trend == "global"
-        fit, chunk = (self._through_all, CHUNK_PLAIN) if plain else (self._fitted, CHUNK)
-        parts = [fit(t_ms, y[at : at + chunk]) for at in range(0, max(len(y), 1), chunk)]
+        if self.settings.trend == "global":
+            return self._through_all(t_ms, y)
+        parts = [self._fitted(t_ms, y[at : at + CHUNK]) for at in range(0, max(len(y), 1), CHUNK)]
         return parts[0] if len(parts) == 1 else concat(parts)
 
     def _through_all(self, t_ms: TimeArray, y: FloatArray) -> LinearState:
         """One line through everything: three passes over the values, which is what it costs."""
         n = len(y)
-        anchor = y[:, -1].copy()
+        anchor, square, sums = y[:, -1].copy(), np.empty(n), np.empty((n, 5))
+        room, powers = np.empty((min(n, CHUNK), y.shape[1])), _powers(1.0, y.shape[1])
         with np.errstate(invalid="ignore", over="ignore"):
-            centred = y - anchor[:, None]
-            sums = _sums_of_whole(centred, 1.0)
-            square = np.einsum("nt,nt->n", centred, centred)
+            for at in range(0, n, CHUNK):
+                part = slice(at, at + CHUNK)
+                centred = np.subtract(y[part], anchor[part, None], out=room[: n - at])
+                sums[part] = _sums_of_whole(centred, powers)
+                np.einsum("nt,nt->n", centred, centred, out=square[part])
         state = LinearState(
             last_ms=np.full(n, t_ms[-1]),
             sigma=_residual_deviation(square, sums),
@@ -241,7 +243,7 @@ def _sums(
     whole = observed.all(axis=1)
     for one in np.unique(rho):
         rows = np.flatnonzero((rho == one) & whole)
-        sums[rows] = _sums_of_whole(centred[rows], one)
+        sums[rows] = _sums_of_whole(centred[rows], _powers(one, size))
     for row in np.flatnonzero(~whole):
         known = observed[row, : size - missed[row]]
         powers = _powers(rho[row], len(known))[known]
@@ -250,9 +252,8 @@ def _sums(
     return sums
 
 
-def _sums_of_whole(centred: FloatArray, rho: float) -> FloatArray:
-    """``_sums`` where nothing is missing and all have one discount."""
-    powers = _powers(rho, centred.shape[1])
+def _sums_of_whole(centred: FloatArray, powers: FloatArray) -> FloatArray:
+    """``_sums`` where nothing is missing and all have one discount, with these ``_powers``."""
     sums = np.empty((len(centred), 5))
     sums[:, :3] = powers.sum(axis=0)
     sums[:, 3:] = centred @ np.ascontiguousarray(powers[:, :2])

@@ -89,6 +89,14 @@ def fit_lags_ridge(options: Namespace) -> Rounds:
     return Rounds(fits(LagsModel(means=()), 4096), one_by_one(ridge))
 
 
+@row("retrain_10000_ridge", unit="s cpu")
+def retrain_10000_ridge(options: Namespace) -> Rounds:
+    from sidecar.models.lags import LagsModel
+
+    model, t_ms, y = LagsModel(means=()), instants(0, DAY), series(MANY, DAY)
+    return Rounds(cpu_seconds(lambda: model.fit(t_ms, y)))
+
+
 @row("fit_lags", unit="series/s")
 def fit_lags(options: Namespace) -> Rounds:
     from sidecar.models.lags import LagsModel
