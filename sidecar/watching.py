@@ -479,7 +479,9 @@ class Watch:
         fresh = sum(reason is None for reason in result.reasons)
         said = (fresh, len(result.labels))
         now_ms = self._ports.now_ms()
-        quiet = said == self._said and now_ms - self._said_ms < SAY_EVERY_MS
+        # Half an instant less: cycles of a minute come now and then a little early.
+        pause_ms = SAY_EVERY_MS - self.config.granularity_ms // 2
+        quiet = said == self._said and now_ms - self._said_ms < pause_ms
         if not quiet:
             self._said, self._said_ms = said, now_ms
         log.log(
