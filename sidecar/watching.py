@@ -292,10 +292,7 @@ class Watch:
         instant_ms = self._due_ms()
         if not self._goes_on(instant_ms):
             if not await self._begun(instant_ms):
-                log.info(
-                    "watch %s: no series has a sample up to the newest closed instant yet",
-                    self.title,
-                )
+                self._say((0, 0), "no series has a sample up to the newest closed instant yet")
                 return None
             instant_ms = self._due_ms()  # the first fits may have taken a while
         await self._put_into_service()
@@ -476,23 +473,20 @@ class Watch:
         return due_instant_ms(now_ms, self.config.granularity_ms, self._offset_ms)
 
     def _log(self, result: Advance) -> None:
-        fresh = sum(reason is None for reason in result.reasons)
-        said = (fresh, len(result.labels))
+        said = (sum(reason is None for reason in result.reasons), len(result.labels))
+        ahead, late = format_duration(self.config.horizon_ms), len(result.outcomes)
+        caught_up = f", {late} instants caught up" if late > 1 else ""
+        self._say(said, f"{said[0]} of {said[1]} series forecast {ahead} ahead{caught_up}")
+
+    def _say(self, said: tuple[int, int], words: str) -> None:
+        """A line for what has changed; for what is as it was, one a minute."""
         now_ms = self._ports.now_ms()
         # Half an instant less: cycles of a minute come now and then a little early.
         pause_ms = SAY_EVERY_MS - self.config.granularity_ms // 2
         quiet = said == self._said and now_ms - self._said_ms < pause_ms
         if not quiet:
             self._said, self._said_ms = said, now_ms
-        log.log(
-            logging.DEBUG if quiet else logging.INFO,
-            "watch %s: %d of %d series forecast %s ahead%s",
-            self.title,
-            fresh,
-            len(result.labels),
-            format_duration(self.config.horizon_ms),
-            f", {len(result.outcomes)} instants caught up" if len(result.outcomes) > 1 else "",
-        )
+        log.log(logging.DEBUG if quiet else logging.INFO, "watch %s: %s", self.title, words)
 
 
 def _at_once(known: Known) -> int:

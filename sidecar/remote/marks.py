@@ -21,6 +21,10 @@ from sidecar.wire.template import WriteTemplate
 NEVER: Final = -(2**62)
 _KEY_BYTES: Final = 16
 _MAX_LINEUPS: Final = 4_096
+# A lineup takes some 250 bytes for each of its series. Beyond so many series in all lineups those
+# go that the last minute had no use for: where pods come and go, each cycle makes a new one.
+_MAX_LINEUP_SERIES: Final = 400_000
+_LINEUP_IDLE_MS: Final = 60_000
 
 BoolArray = NDArray[np.bool_]
 Slots = NDArray[np.intp]
@@ -105,12 +109,23 @@ class MarkBook:
         found = self._lineups.get(labels)
         if found is None:
             found = self._build(labels)
+            self._make_room(len(labels), now_ms - _LINEUP_IDLE_MS)
             self._lineups[labels] = found
-            if len(self._lineups) > _MAX_LINEUPS:
-                self._lineups.popitem(last=False)
         self._lineups.move_to_end(labels)
         found.used_ms = now_ms
         return found
+
+    def _make_room(self, series: int, idle_since_ms: int) -> None:
+        """Drop the lineups that were not used for longest, so that one more fits."""
+        if len(self._lineups) >= _MAX_LINEUPS:
+            self._lineups.popitem(last=False)
+        series += sum(len(labels) for labels in self._lineups)
+        while series > _MAX_LINEUP_SERIES and self._lineups:
+            labels, oldest = next(iter(self._lineups.items()))
+            if oldest.used_ms >= idle_since_ms:
+                return
+            del self._lineups[labels]
+            series -= len(labels)
 
     def advance(self, slots: Slots, timestamp_ms: int) -> Callable[[], None]:
         """Set the marks of distinct slots; gives what undoes it."""

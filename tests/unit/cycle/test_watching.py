@@ -306,3 +306,22 @@ def test_versions_of_series_that_went_days_ago_are_dropped(tmp_path: Path) -> No
 
         everything = {gone.key, lately.key, labels("a").key}
         assert run(main()) == [everything, everything, everything - {gone.key}]
+
+
+def test_a_watch_without_series_says_so_once_a_minute_until_they_come(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    late = [
+        sampled(wave, T0 + 100 * SECOND, T0 + HOUR, every_ms=SECOND, name=f"{k}") for k in "abc"
+    ]
+    with world(tmp_path, "1s", *late) as w, caplog.at_level("INFO", "sidecar.watching"):
+
+        async def main() -> None:
+            for _ in range(240):
+                await w.watch.turn()
+                w.now_ms += SECOND
+
+        run(main())
+        said = [one for one in caplog.messages if "no series has a sample" in one]
+        assert len(said) == 2
+        assert w.watch.learned.labels == tuple(labels(name) for name in "abc")

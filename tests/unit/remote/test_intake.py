@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sidecar.names import Refusal
-from sidecar.remote import blobs
+from sidecar.remote import blobs, marks
 from sidecar.remote.intake import Acceptance, Intake, WriteBlock
 from sidecar.remote.marks import NEVER, MarkBook, shard_of
 from sidecar.remote.quarantine import Quarantine
@@ -219,6 +219,31 @@ def test_old_marks_are_forgotten_and_their_places_used_again() -> None:
     assert len(book.high_ms) <= 1024
     assert book.get(labels[0]) == at
     assert (book.high_ms > NEVER).sum() == len(book)
+
+
+def test_lineups_that_the_last_minute_had_no_use_for_make_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(marks, "_MAX_LINEUP_SERIES", 100)
+    book = MarkBook(1, 2_000, 2**22)
+    groups = [
+        tuple(LabelSet.of({"__name__": "x", "group": str(k), "i": str(i)}) for i in range(40))
+        for k in range(8)
+    ]
+    steady = book.lineup(groups[0], NOW)
+    for k in range(1, 8):
+        at = NOW + k * 45_000
+        book.advance(book.lineup(groups[k], at).slots, at)
+        assert book.lineup(groups[0], at) is steady
+        assert len(book._lineups) == min(k + 1, 3)
+    assert [book.get(group[3]) for group in groups[1:]] == [NOW + k * 45_000 for k in range(1, 8)]
+
+
+def test_lineups_in_use_all_stay_whatever_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(marks, "_MAX_LINEUP_SERIES", 30)
+    book = MarkBook(1, 2_000, 2**22)
+    made = [book.lineup((one,), NOW) for one in SERIES]
+    assert [book.lineup((one,), NOW + 1_000) for one in SERIES] == made
 
 
 def test_a_lineup_in_use_keeps_its_places_however_old_its_marks_are() -> None:
