@@ -259,7 +259,13 @@ async def test_samples_older_than_the_limit_expire_oldest_first_and_are_counted(
 async def test_a_full_spool_drops_the_oldest_and_counts_them(tmp_path: Path) -> None:
     time, labels = FastTime(1000), series(50)
     async with FakePrometheus(now_s=time.true_s) as fake:
-        async with writing(fake.url, time, spool=tmp_path / "s", spool_max_bytes=20_000) as writer:
+        async with writing(
+            fake.url,
+            time,
+            spool=tmp_path / "s",
+            spool_max_bytes=20_000,
+            age_limit_ms=10**9,  # however long a busy machine makes the outage
+        ) as writer:
             await fake.stop()
             stamps = []
             for _ in range(60):
@@ -321,7 +327,7 @@ async def test_stopping_delivers_what_can_be_and_keeps_what_cannot(tmp_path: Pat
         for _ in range(3):
             await writer.append([block(labels, time.now_ms())])
             await asyncio.sleep(0.002)
-        await writer.stop(5.0)
+        await writer.stop(30.0)
         assert fake.count() == 6000
         await client.close()
         await fake.stop()
