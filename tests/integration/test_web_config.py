@@ -7,6 +7,7 @@ import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import product
 from pathlib import Path
 
 import aiohttp
@@ -101,6 +102,10 @@ async def served(
         await upstream.close()
 
 
+def is_order(method: str, path: str) -> bool:
+    return method == "POST" and (path.startswith("/api/v1/models/") or path == "/-/reload")
+
+
 def routes_of(app: web.Application) -> list[tuple[str, str]]:
     return sorted(
         (route.method, route.resource.canonical.replace("{name}", "job"))
@@ -114,14 +119,24 @@ async def test_with_users_every_route_asks_for_one(tmp_path: Path) -> None:
     async with served(config) as (url, app), aiohttp.ClientSession() as session:
         routes = routes_of(app)
         assert len(routes) > 30
-        for method, path in routes:
-            async with session.request(method, url + path) as reply:
-                assert reply.status == 401, (method, path)
+        nobody = [
+            {},
+            basic("alice", "wrong"),
+            basic("bob", "secret"),
+            {"Authorization": "Bearer x"},
+        ]
+        for (method, path), auth in product(routes, nobody):
+            async with session.request(method, url + path, headers=auth) as reply:
+                assert reply.status == 401, (method, path, auth)
                 assert reply.headers["WWW-Authenticate"].startswith("Basic ")
-            async with session.request(
-                method, url + path, headers=basic("alice", "secret")
-            ) as reply:
-                assert reply.status != 401, (method, path)
+                assert (await reply.text()) == "Unauthorized\n", "and nothing else"
+        for method, path in routes:
+            # Without an upstream, an operator or the admin header: each in its own way.
+            refused = {401, 404, 405} if is_order(method, path) else {401, 403, 404, 405}
+            headers = basic("alice", "secret")
+            async with session.request(method, url + path, headers=headers) as reply:
+                assert reply.status not in refused, (method, path)
+                assert (reply.status == 403) == is_order(method, path), (method, path)
 
 
 @pytest.mark.parametrize(
