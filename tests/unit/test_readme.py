@@ -4,9 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sidecar.config import SentinelConfig
 from sidecar.names import OUTPUT_SUFFIXES, SELF_METRICS, Reason, SelfMetric
+from sidecar.serve.promql.functions import FUNCTIONS
+from sidecar.serve.promql.windows import WINDOW_FUNCTIONS
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
@@ -42,3 +45,30 @@ def test_readmes_python_quick_start_makes_a_configuration() -> None:
     config = names["config"]
     assert isinstance(config, SentinelConfig)
     assert [watch.horizon_steps for watch in config.watches] == [5, 30]
+
+
+def test_the_data_source_of_the_readme_is_the_one_that_is_shipped() -> None:
+    block = re.search(r"```yaml\n(apiVersion: 1\ndatasources.*?)```", README, re.DOTALL)
+    assert block is not None
+    [ours] = yaml.safe_load(block[1])["datasources"]
+    shipped = Path(__file__).parents[2] / "deploy/grafana/provisioning/datasources/sentinel.yml"
+    [theirs] = [
+        one
+        for one in yaml.safe_load(shipped.read_text())["datasources"]
+        if one["name"] == ours["name"]
+    ]
+    for key in ("uid", "type", "access", "jsonData"):
+        assert ours[key] == theirs[key], key
+
+
+@pytest.mark.parametrize(
+    "function", ["rate", "predict_linear", "histogram_quantile", "label_replace"]
+)
+def test_what_the_readme_says_is_not_evaluated_past_now_is_not(function: str) -> None:
+    assert function not in FUNCTIONS | WINDOW_FUNCTIONS
+
+
+@pytest.mark.parametrize("function", ["abs", "round", "time", "timestamp", "scalar", "vector"])
+def test_what_the_readme_says_is_evaluated_past_now_is(function: str) -> None:
+    assert f"`{function}`" in README
+    assert function in FUNCTIONS

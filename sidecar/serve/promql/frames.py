@@ -173,7 +173,9 @@ def samples_of(series: Iterable[tuple[LabelSet, TimeArray, FloatArray]], budget:
     labels = tuple(dict.fromkeys(one for one, _, _ in entries))
     row_of = {one: row for row, one in enumerate(labels)}
     every = [instants for _, instants, _ in entries]
-    union = np.unique(np.concatenate([np.empty(0, dtype=np.int64), *every]))
+    # Most have the same instants: one look at each kind, not one long sort of all of them.
+    kinds = {one.tobytes(): one for one in every}
+    union = np.unique(np.concatenate([np.empty(0, dtype=np.int64), *kinds.values()]))
     budget.check(len(labels), len(union))
     values = np.full((len(labels), len(union)), np.nan)
     present = np.zeros(values.shape, dtype=np.bool_)
