@@ -90,7 +90,7 @@ def lines_over_time(
         least, most = _binned(actual, groups, np.fmin), _binned(actual, groups, np.fmax)
     parts = [
         frame.open(label),
-        frame.horizontal([(value, compact(value, high - low)) for value in nice(low, high, 4)]),
+        frame.horizontal([(value, _level(value, high - low)) for value in nice(low, high, 4)]),
         frame.vertical(time_ticks(int(t_ms[0]), int(t_ms[-1]))),
         f'<path class="band" d="{_area(frame, x, lower, upper)}"/>',
         f'<path class="actual" d="{_spread(frame, x, least, most)}"/>',
@@ -230,6 +230,19 @@ def time_ticks(start_ms: int, end_ms: int) -> list[tuple[float, str]]:
         whole = step >= _DAY_MS or at % _DAY_MS == 0
         ticks.append((float(at), f"{moment:%d %b}" if whole else f"{moment:%H:%M}"))
     return ticks
+
+
+def _level(value: float, span: float) -> str:
+    """A value beside a grid line, in few characters.
+
+    >>> _level(0.00034, 3e-5), _level(2.5e-9, 1e-9), _level(400.0, 30.0), _level(0.0, 1e-5)
+    ('340.0µ', '2.50n', '400.0', '0.0µ')
+    """
+    size = max(abs(value), span)
+    if size >= 1e-3:
+        return compact(value, span)
+    scale, prefix = (1e6, "µ") if size >= 1e-6 else (1e9, "n")
+    return compact(value * scale, span * scale) + prefix
 
 
 def _apart(leads: Sequence[int]) -> list[int]:

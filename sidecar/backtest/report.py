@@ -118,7 +118,7 @@ def _overview(result: WatchResult) -> str:
     covered = charts.coverage_over_time(
         plan.instants_ms, tally.covered, tally.counted, "coverage over time"
     )
-    pictures.append(("Coverage", f"share inside {main.model}'s band; the line is 95 %", covered))
+    pictures.append(("Coverage", f"share inside {main.model}'s band; the line is 95%", covered))
     if main.judged > 1:
         errors = charts.sorted_errors(main.figures.mase[:, 0], "error of each series")
         pictures.append(("Series", f"MASE of {main.model} on each; the line is naive", errors))
