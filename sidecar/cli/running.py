@@ -72,12 +72,15 @@ def check(config: SentinelConfig, _: argparse.Namespace) -> int:
 def show_remote_read_config(config: SentinelConfig, _: argparse.Namespace) -> int:
     """Print the block; it needs only the configuration, and names the metrics it will write."""
     from sidecar.serve.remote_read import remote_read_config
+    from sidecar.serve.web_config import WebConfig, load_web_config
 
     metrics = [
         watch.output_metric + suffix
         for watch in config.watches
         for suffix in (EXPECTED, EXPECTED + LOWER, EXPECTED + UPPER)
     ]
-    url = f"http://{reachable(config.emitter_host)}:{config.emitter_port}"
-    print(remote_read_config(url, metrics), end="")
+    protection = load_web_config(config.web_config_file) if config.web_config_file else WebConfig()
+    scheme = "http" if protection.context is None else "https"
+    url = f"{scheme}://{reachable(config.emitter_host)}:{config.emitter_port}"
+    print(remote_read_config(url, metrics, user=next(iter(protection.users), "")), end="")
     return EXIT_OK

@@ -30,6 +30,8 @@ from sidecar.wire.types_pb2 import LabelMatcher as WireMatcher
 _log = logging.getLogger(__name__)
 
 PATH: Final = "/api/v1/read"
+# Beside prometheus.yml: Prometheus takes such paths as relative to it.
+LOGIN_FILE: Final = "sentinel.password"
 MAX_BODY_BYTES: Final = 1024 * 1024
 MAX_REQUEST_BYTES: Final = 8 * 1024 * 1024
 MAX_QUERIES: Final = 100
@@ -111,7 +113,9 @@ def routes(server: RemoteReadServer) -> list[web.RouteDef]:
     return [web.post(PATH, server.read)]
 
 
-def remote_read_config(url: str, output_metrics: Iterable[str], *, timeout: str = "5s") -> str:
+def remote_read_config(
+    url: str, output_metrics: Iterable[str], *, timeout: str = "5s", user: str = ""
+) -> str:
     """The ``remote_read`` block for prometheus.yml.
 
     One entry for each metric: ``required_matchers`` knows only equality, and without it every
@@ -121,7 +125,9 @@ def remote_read_config(url: str, output_metrics: Iterable[str], *, timeout: str 
         url: of this sidecar, such as ``http://localhost:8080``.
         output_metrics: full names, such as ``up_sentinel_expected``.
         timeout: what a selector waits for a sidecar that hangs.
+        user: whose password it asks for; empty where it asks for none.
     """
+    login = {"basic_auth": {"username": user, "password_file": LOGIN_FILE}} if user else {}
     entries = [
         {
             "url": url.rstrip("/") + PATH,
@@ -130,12 +136,24 @@ def remote_read_config(url: str, output_metrics: Iterable[str], *, timeout: str 
             "read_recent": True,
             "remote_timeout": timeout,
             "filter_external_labels": False,
+            **login,
         }
         for metric in sorted(set(output_metrics))
     ]
     if not entries:
         return "remote_read: []\n"
-    return yaml.safe_dump({"remote_read": entries}, sort_keys=False, allow_unicode=True)
+    notes = f"# write the password of {user!r} into {LOGIN_FILE}\n" if user else ""
+    if url.startswith("https:"):
+        notes += "# add tls_config: {ca_file: ...} to each where no known authority has signed\n"
+    block = {"remote_read": entries}
+    return notes + yaml.dump(block, Dumper=_Plain, sort_keys=False, allow_unicode=True)
+
+
+class _Plain(yaml.SafeDumper):
+    """Without references: what entries have in common is written in each."""
+
+    def ignore_aliases(self, _: object) -> bool:
+        return True
 
 
 async def _body(request: web.Request) -> bytes:

@@ -2,10 +2,13 @@
 
 import io
 import json
+import subprocess
 import time
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 
 import aiohttp
+import bcrypt
 import numpy as np
 import pytest
 import yaml
@@ -22,6 +25,7 @@ from sidecar.wire.requests import ReadQuery, encode_read_request
 from sidecar.wire.samples import decode_samples
 from tests.integration.query_world import LOAD, NOW_MS, forecasts, labels, sidecar, world
 from tests.prometheus import PrometheusBinary, RealPrometheus
+from tests.sidecar import clean_environ, sentinel_command
 
 pytestmark = pytest.mark.integration
 
@@ -151,6 +155,51 @@ def test_the_block_names_each_metric_once_and_nothing_else() -> None:
     assert all(one["url"] == "http://localhost:8080/api/v1/read" for one in block)
     assert all(one["read_recent"] and one["remote_timeout"] == "3s" for one in block)
     assert yaml.safe_load(remote_read_config("http://x", [])) == {"remote_read": []}
+
+
+def test_the_block_of_a_protected_sidecar_says_who_asks_and_prometheus_takes_it(
+    tmp_path: Path,
+) -> None:
+    text = remote_read_config("https://localhost:8080", ["a", "b"], user="alice")
+    for one in yaml.safe_load(text)["remote_read"]:
+        assert one["url"] == "https://localhost:8080/api/v1/read"
+        assert one["basic_auth"] == {"username": "alice", "password_file": "sentinel.password"}
+    assert text.startswith(
+        "# write the password of 'alice' into sentinel.password\n# add tls_config"
+    )
+    assert "&" not in text, "no references"
+    (tmp_path / "prometheus.yml").write_text(text)
+    (tmp_path / "sentinel.password").write_text("secret")
+    command = ["promtool", "check", "config", str(tmp_path / "prometheus.yml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_command_prints_the_block_for_the_running_configuration(tmp_path: Path) -> None:
+    users = {"alice": bcrypt.hashpw(b"secret", bcrypt.gensalt(4)).decode()}
+    (tmp_path / "web.yml").write_text(yaml.safe_dump({"basic_auth_users": users}))
+    config = {
+        "prometheus_url": "http://localhost:9090",
+        "emitter_port": 8123,
+        "web_config_file": str(tmp_path / "web.yml"),
+        "watches": [{"metric": "up"}, {"metric": "demo_load"}],
+    }
+    (tmp_path / "sentinel.yml").write_text(yaml.safe_dump(config))
+    command = [*sentinel_command(), "remote-read-config", "-c", str(tmp_path / "sentinel.yml")]
+
+    def printed(expected: int) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            command, env=clean_environ(), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == expected, done.stderr
+        return done
+
+    block = yaml.safe_load(printed(0).stdout)["remote_read"]
+    assert len(block) == 6
+    assert {one["url"] for one in block} == {"http://127.0.0.1:8123/api/v1/read"}
+    assert {one["basic_auth"]["username"] for one in block} == {"alice"}
+    (tmp_path / "web.yml").write_text("nonsense: 1")
+    assert "nonsense: is not known" in printed(2).stderr
 
 
 async def test_series_of_the_future_are_found_through_prometheus(
