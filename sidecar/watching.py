@@ -19,12 +19,7 @@ import numpy as np
 
 from sidecar.beginning import Beginning, within_reach
 from sidecar.config import WatchConfig
-from sidecar.cycle import (
-    Advance,
-    CycleRules,
-    due_instant_ms,
-    run_cycle,
-)
+from sidecar.cycle import Advance, CycleRules, due_instant_ms, run_cycle
 from sidecar.duration import format_duration
 from sidecar.errors import DataError, SidecarError, StoreError
 from sidecar.known import Fitted, Known, adopt
@@ -41,10 +36,7 @@ from sidecar.publish.publisher import WatchPublisher
 from sidecar.quality import Quality, quality_of
 from sidecar.remote.backoff import BackoffSettings, delay_s
 from sidecar.resume import as_fitted
-from sidecar.series import (
-    SeriesBatch,
-    index_by_labels,
-)
+from sidecar.series import SeriesBatch, index_by_labels
 from sidecar.snapshot import pack
 from sidecar.wishes import FitWishes
 
@@ -53,7 +45,11 @@ log = logging.getLogger(__name__)
 # Of a long pause so many instants, and values of all series, are caught up with in one go.
 MOST_INSTANTS: Final = 240
 MOST_VALUES: Final = 100_000
+SUM_UP_EVERY_MS: Final = 60_000
+# A snapshot is some 10 kB for each series: of 10,000 series each minute it would be 150 GB a day.
 SAVE_EVERY_MS: Final = 60_000
+SAVE_EVERY_MS_FOR_EACH: Final = 60
+SAVE_AT_LEAST_EVERY_MS: Final = 600_000
 # Where pods come and go all day, the versions of those that went would fill the disk.
 TIDY_EVERY_MS: Final = 3_600_000
 KEEP_GONE_MS: Final = 48 * 3_600_000
@@ -105,7 +101,7 @@ class Watch:
         self._fitted: list[Fitted] = []
         self._failures = 0
         self.behind = False
-        self._saved_ms = 0
+        self._saved_ms = self._summed_up_ms = 0
         self._tidied_ms = ports.now_ms()  # not at once: some of them may just not be scraped yet
         self._said = (-1, -1)
         self._said_ms = 0
@@ -368,12 +364,13 @@ class Watch:
 
     async def _save(self) -> None:
         """Now and then: sum up how it goes, and keep what is known for a restart."""
-        now_ms = self._ports.now_ms()
-        if now_ms - self._saved_ms < SAVE_EVERY_MS:
+        now_ms, (known, _) = self._ports.now_ms(), self._learned
+        if now_ms - self._summed_up_ms >= SUM_UP_EVERY_MS:
+            self._summed_up_ms = now_ms
+            self.quality = await self._ports.in_thread(quality_of, known)
+        if now_ms - self._saved_ms < _save_every_ms(known):
             return
         self._saved_ms = now_ms
-        known, _ = self._learned
-        self.quality = await self._ports.in_thread(quality_of, known)
         try:
             arrays, meta = await self._ports.in_thread(pack, known, self.recipe, self.wishes.memo())
             await self._ports.in_thread(self._ports.memory.put_runtime, self.watch_id, arrays, meta)
@@ -493,3 +490,8 @@ def _at_once(known: Known) -> int:
     """How many missed instants are caught up with in one go: about a second's work, so that a
     request to stop is heard, and what was read for them fits into memory."""
     return min(MOST_INSTANTS, max(1, MOST_VALUES // len(known.labels)))
+
+
+def _save_every_ms(known: Known) -> int:
+    wished_ms = max(SAVE_EVERY_MS, SAVE_EVERY_MS_FOR_EACH * len(known.labels))
+    return min(SAVE_AT_LEAST_EVERY_MS, wished_ms)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import pytest
 
+from sidecar import watching
 from sidecar.config import SentinelConfig, WatchConfig
 from sidecar.learning.schedule import Mode, Trigger
 from sidecar.learning.store import VersionStore
@@ -325,3 +326,25 @@ def test_a_watch_without_series_says_so_once_a_minute_until_they_come(
         said = [one for one in caplog.messages if "no series has a sample" in one]
         assert len(said) == 2
         assert w.watch.learned.labels == tuple(labels(name) for name in "abc")
+
+
+@pytest.mark.parametrize(("series", "every"), [(1, 1), (60, 3), (2_000, 10)])
+def test_the_more_series_the_less_often_they_are_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, series: int, every: int
+) -> None:
+    monkeypatch.setattr(watching, "SAVE_EVERY_MS_FOR_EACH", 3_000 if series < 100 else MINUTE)
+    count = min(series, 60)
+    past = [sampled(wave, T0 - HOUR, T0 + HOUR, every_ms=MINUTE, name=f"{k}") for k in range(count)]
+    with world(tmp_path, "1m", *past) as w:
+
+        async def main() -> list[int]:
+            saved = []
+            for minute in range(21):
+                await w.watch.turn()
+                kept = w.store.get_runtime(w.watch.watch_id)
+                assert kept is not None
+                saved.append(kept[1]["origin_ms"])
+                w.now_ms = T0 + (minute + 1) * MINUTE
+            return saved
+
+        assert np.diff(np.unique(run(main()))).max() == every * MINUTE
