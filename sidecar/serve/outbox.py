@@ -13,6 +13,7 @@ from aiohttp import web
 from sidecar.serve.promql.frames import QueryError
 from sidecar.serve.promql.writing import PIECE_BYTES, Pieces, compressed
 
+MOST_BYTES: Final = 128 * 1024 * 1024
 _GZIP_FROM: Final = 1024
 
 
@@ -22,7 +23,7 @@ class Outbox:
         most_bytes: that may wait for their clients before further questions are refused.
     """
 
-    def __init__(self, most_bytes: int = 128 * 1024 * 1024) -> None:
+    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
         self._most_bytes = most_bytes
         self._waiting_bytes = 0
 

@@ -8,6 +8,9 @@ import yaml
 
 from sidecar.config import SentinelConfig
 from sidecar.names import OUTPUT_SUFFIXES, SELF_METRICS, Reason, SelfMetric
+from sidecar.serve.guard import GuardLimits
+from sidecar.serve.outbox import MOST_BYTES
+from sidecar.serve.promql.engine import QueryLimits
 from sidecar.serve.promql.functions import FUNCTIONS
 from sidecar.serve.promql.windows import WINDOW_FUNCTIONS
 
@@ -72,3 +75,16 @@ def test_what_the_readme_says_is_not_evaluated_past_now_is_not(function: str) ->
 def test_what_the_readme_says_is_evaluated_past_now_is(function: str) -> None:
     assert f"`{function}`" in README
     assert function in FUNCTIONS
+
+
+def test_the_limits_of_the_port_are_those_of_the_readme() -> None:
+    guard, query, text = GuardLimits(), QueryLimits(), " ".join(README.split())
+    assert (
+        f"It holds {guard.most} connections, waits {guard.first_s:.0f} s for a header, "
+        f"{guard.body_s:.0f} s for a body and {guard.request_s:.0f} s for all of a request"
+    ) in text
+    assert (
+        f"{query.concurrent} are evaluated at once and {query.waiting} wait, each for "
+        f"{query.deadline_s:.0f} s; a query loads {query.max_reply_bytes >> 20} MiB of Prometheus' "
+        f"answers, and {MOST_BYTES >> 20} MiB wait for slow readers"
+    ) in text
