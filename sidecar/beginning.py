@@ -19,6 +19,7 @@ from sidecar.cycle import CycleRules
 from sidecar.errors import StoreError
 from sidecar.known import Known, begin
 from sidecar.learning.gate import GateSettings
+from sidecar.learning.records import Serving
 from sidecar.models.contract import ForecastModel, State
 from sidecar.past import READ_ONE_BY_ONE, Past, SourceReader
 from sidecar.ports import Ports
@@ -54,8 +55,8 @@ class Begun:
     Attributes:
         recipe: what makes its states what they are.
         history: what was read for the series that are to be fitted; None where none was.
-        lacking: series that nothing serves yet.
-        outdated: those of them whose stored version was learned with other settings.
+        lacking: keys of the series that have no version, in order.
+        outdated: the same of those whose stored version was learned with other settings.
         serving: whether a version serves any of the others.
         wishes: the memo of the last run's ``FitWishes``; empty where there is none.
         last_fit_ms: by key, when the stored versions that serve were fitted.
@@ -67,8 +68,8 @@ class Begun:
     wishes: Mapping[str, Any]
     last_fit_ms: Mapping[str, int]
     history: SeriesBatch | None = None
-    lacking: tuple[LabelSet, ...] = ()
-    outdated: frozenset[LabelSet] = frozenset()
+    lacking: tuple[str, ...] = ()
+    outdated: tuple[str, ...] = ()
     serving: bool = True
 
 
@@ -147,7 +148,7 @@ class Beginning:
         width = max(LEAST_AT_HAND, self._config.n_lags, AT_HAND_MS // rules.granularity_ms)
         known = await in_thread(begin, self._model, history, width, self._config.horizon_steps)
         resumed = await self._resumed(known, history, made_by, None)
-        lacking = tuple(one for one in history.labels if one not in resumed.serving)
+        lacking, outdated = await in_thread(_unserved, history.labels, resumed)
         if resumed.serving:
             log.info("watch %s: %d stored versions serve", self._title, len(resumed.serving))
         if resumed.outdated:
@@ -165,7 +166,7 @@ class Beginning:
             last_fit_ms=resumed.last_fit_ms,
             history=history,
             lacking=lacking,
-            outdated=resumed.outdated,
+            outdated=outdated,
             serving=bool(resumed.serving),
         )
 
@@ -202,13 +203,7 @@ class Beginning:
         except StoreError as error:
             log.warning("watch %s: the snapshot is believed: %s", self._title, error)
             return Resumed(known, frozenset(), {}, frozenset())
-        behind = [
-            one
-            for one, version in zip(known.labels, known.versions.tolist(), strict=True)
-            if one.key in serving
-            and serving[one.key].active != version
-            and version < serving[one.key].next_version
-        ]
+        behind = await in_thread(_behind, known, serving)
         if not behind:
             return Resumed(known, frozenset(), {}, frozenset())
         past = await self.past.of_series(rules, behind, known.origin_ms, len(known.labels))
@@ -252,15 +247,41 @@ class Beginning:
         kind = None
         if self._config.transform == "auto" and not self._config.expr:
             kind = await self._ports.kind_of(self._config.metric)
-        return make_rules(self._config, found, kind, self._ports.lookback_delta_ms(), self._gate)
+        lookback_ms = self._ports.lookback_delta_ms()
+        return await self._ports.in_thread(
+            make_rules, self._config, found, kind, lookback_ms, self._gate
+        )
 
     async def _history_end_ms(self, labels: Sequence[LabelSet], instant_ms: int) -> int:
         """Where the history ends: at what was written last, if the rest can still be caught up.
 
         Else one instant early, so that the first cycle is due at once and not an instant later.
         """
-        written = await self._ports.written_until_ms(self._publisher.outputs_of(labels))
+        outputs = await self._ports.in_thread(self._publisher.outputs_of, labels)
+        written = await self._ports.written_until_ms(outputs)
         step_ms = self._config.granularity_ms
         if written is None or not within_reach(instant_ms, written, step_ms):
             return instant_ms - step_ms
         return written // step_ms * step_ms
+
+
+def _unserved(
+    labels: Sequence[LabelSet], resumed: Resumed
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Keys of the series that no version serves: those without one, and the outdated ones."""
+    lacking = [one for one in labels if one not in resumed.serving]
+    return (
+        tuple(sorted(one.key for one in lacking if one not in resumed.outdated)),
+        tuple(sorted(one.key for one in lacking if one in resumed.outdated)),
+    )
+
+
+def _behind(known: Known, serving: Mapping[str, Serving]) -> list[LabelSet]:
+    """The series whose snapshot is of another version than the store says serves."""
+    return [
+        one
+        for one, version in zip(known.labels, known.versions.tolist(), strict=True)
+        if one.key in serving
+        and serving[one.key].active != version
+        and version < serving[one.key].next_version
+    ]

@@ -87,7 +87,8 @@ class Past:
             RemoteError: reading failed.
             DataError: two instants are too much already.
         """
-        step_ms, keep = rules.granularity_ms, frozenset(wanted)
+        step_ms = rules.granularity_ms
+        keep: frozenset[LabelSet] = await self._in_thread(frozenset, wanted)
         while True:
             size = min(self._window_ms // step_ms, self._longest_fit)
             size = max(2, min(size, max(LEAST_HISTORY, HISTORY_VALUES // max(1, count))))

@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar
 
 from aiohttp import web
 
+from sidecar.book import StoredVersions
 from sidecar.config import SentinelConfig
 from sidecar.endpoints import Endpoints
 from sidecar.errors import ConfigError, SidecarError
@@ -44,7 +45,7 @@ from sidecar.serve.status import StatusPage, Wanted, count_states, series_facts,
 from sidecar.serve.upstream import Upstream
 from sidecar.serve.web_config import Doorkeeper, WebConfig, load_web_config
 from sidecar.source import Source
-from sidecar.trainer import StoredVersions, Trainer, TrainingNote
+from sidecar.trainer import Trainer, TrainingNote
 from sidecar.watching import Watch
 
 log = logging.getLogger(__name__)

@@ -6,26 +6,25 @@ delivered into service between two of its cycles.
 
 import asyncio
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sidecar.book import Training, VersionBook
 from sidecar.errors import SidecarError, StoreError
 from sidecar.known import Fitted, Known, blank_state
 from sidecar.learning import gate, residuals
-from sidecar.learning.gate import Gate, GateSettings, Verdicts
-from sidecar.learning.records import AuditEntry, NewVersions, Restored, number
+from sidecar.learning.gate import Gate, GateSettings
 from sidecar.learning.schedule import FitBatch, FitQueue, Mode, Trigger
-from sidecar.learning.store import VersionStore
 from sidecar.learning.training import FINETUNE, FULL, TrainingOutcome
 from sidecar.learning.warm import warm_states
 from sidecar.learning.worker import ModelSpec
 from sidecar.learning.workers import FitJob, FitResult, FitsStopped
-from sidecar.models.contract import ForecastModel, State, put, take, to_arrays
+from sidecar.models.contract import ForecastModel, State, put
 from sidecar.models.naive import NaiveModel
 from sidecar.names import Reason
 from sidecar.publish.publisher import InThread
@@ -34,6 +33,8 @@ from sidecar.series import LabelSet, SeriesBatch, index_by_labels
 log = logging.getLogger(__name__)
 
 LARGEST_BATCH: Final = 1_000
+# How many requests are queued before the event loop gets its turn again.
+QUEUED_AT_ONCE: Final = 1_000
 
 
 class Trainee(Protocol):
@@ -93,135 +94,6 @@ class Fitter(Protocol):
         """
 
 
-class VersionBook(Protocol):
-    """Keeps what was learned; called in a thread."""
-
-    def record(self, training: "Training") -> NDArray[np.int64]:
-        """Save the promoted rows; (n,) their version numbers, 0 for rows that were refused."""
-
-    def stored(self, watch: str, labels: Sequence[LabelSet]) -> Restored:
-        """The versions of some series that serve, as they were when they had been fitted.
-
-        Raises:
-            StoreError: they cannot be read.
-        """
-
-
-class StoredVersions:
-    """A ``VersionBook`` on the version store.
-
-    Where the disk refuses, what was learned serves all the same, under numbers kept in memory: a
-    full disk must not stop forecasts.
-    """
-
-    def __init__(self, store: VersionStore, now_ms: Callable[[], int]) -> None:
-        self._store = store
-        self._now_ms = now_ms
-        self._unsaved: dict[tuple[str, LabelSet], int] = {}
-
-    def record(self, training: "Training") -> NDArray[np.int64]:
-        verdicts, outcome = training.verdicts, training.outcome
-        serves = (verdicts.promoted | verdicts.where(Gate.PROMOTED_NAIVE)) & outcome.fitted
-        kept = np.flatnonzero(serves | verdicts.where(Gate.WAITING))
-        numbers = np.zeros(len(training.labels), dtype=np.int64)
-        try:
-            numbers[kept] = self._store.save(self._entry(training, kept, serves))
-            self._store.note(self._refusals(training, kept))
-        except StoreError as error:
-            log.warning(
-                "watch %s: %d versions serve but are not saved: %s",
-                training.batch.watch,
-                kept.size,
-                error,
-            )
-            for row in kept.tolist():
-                key = training.batch.watch, training.labels[row]
-                before = max(self._unsaved.get(key, 0), int(training.serving[row]))
-                numbers[row] = self._unsaved[key] = before + 1
-        return numbers
-
-    def stored(self, watch: str, labels: Sequence[LabelSet]) -> Restored:
-        return self._store.load(watch, labels)
-
-    def _entry(
-        self, training: "Training", kept: NDArray[np.int64], serves: NDArray[np.bool_]
-    ) -> NewVersions:
-        batch, outcome = training.batch, training.outcome
-        drift = {request.series: request.drift for request in batch.requests}
-        return NewVersions(
-            watch=batch.watch,
-            model=training.model.name,
-            settings=training.recipe,
-            policy=tuple(np.where(outcome.tuned[kept], FINETUNE, FULL).tolist()),
-            trained_at_ms=self._now_ms(),
-            labels=tuple(training.labels[row] for row in kept),
-            arrays=to_arrays(take(outcome.state, kept)),
-            cause=(batch.trigger.name.lower(),) * kept.size,
-            gate=tuple(training.verdicts.code[row].value for row in kept),
-            active=serves[kept],
-            drift=np.array([drift.get(training.labels[row].key, np.nan) for row in kept]),
-            mae=outcome.mae[kept],
-            mape=outcome.mape[kept],
-            smape=outcome.smape[kept],
-            mase=outcome.mase[kept],
-            n_samples=outcome.n_samples[kept],
-        )
-
-    def _refusals(self, training: "Training", kept: NDArray[np.int64]) -> list[AuditEntry]:
-        saved = set(kept.tolist())
-        return [
-            AuditEntry(
-                self._now_ms(),
-                "gate",
-                code.value,
-                training.labels[row],
-                training.batch.watch,
-                int(training.serving[row]) or None,
-                detail=training.figures(row),
-            )
-            for row, code in enumerate(training.verdicts.code)
-            if row not in saved
-        ]
-
-
-@dataclass(frozen=True, eq=False)
-class Training:
-    """One trained batch with its verdicts: n series, every array n first.
-
-    Attributes:
-        batch: what asked for it, and how.
-        labels: n.
-        end_ms: the newest instant learned from.
-        recipe: what the versions are stored with as their settings.
-        outcome: the figures and the state.
-        verdicts: what the gate said of each.
-        serving: (n,) int64, the versions that serve; 0 = none.
-    """
-
-    batch: FitBatch
-    model: ForecastModel[State]
-    recipe: Mapping[str, Any]
-    labels: tuple[LabelSet, ...]
-    end_ms: int
-    outcome: TrainingOutcome
-    verdicts: Verdicts
-    serving: NDArray[np.int64]
-
-    def figures(self, row: int) -> dict[str, Any]:
-        """What the verdict on a series rests on, for the audit log; without what is not known."""
-        verdicts = self.verdicts
-        known = {
-            "cause": self.batch.trigger.name.lower(),
-            "candidate_mae": number(verdicts.candidate_mae[row]),
-            "serving_mae": number(verdicts.serving_mae[row]),
-            "common": int(verdicts.common[row]),
-            "mae": number(self.outcome.mae[row]),
-            "naive_mae": number(self.outcome.naive_mae[row]),
-            "reason": self.outcome.reasons[row] or None,
-        }
-        return {name: value for name, value in known.items() if value is not None}
-
-
 @dataclass(frozen=True, slots=True)
 class TrainingNote:
     """What there is to count about one batch; ``results``: series by gate code or reason."""
@@ -231,6 +103,17 @@ class TrainingNote:
     trigger: str
     results: Mapping[str, int]
     seconds: float
+
+
+class _Wish(NamedTuple):
+    """Fits of some series of a watch, as they were asked for."""
+
+    watch: str
+    series: Sequence[str]
+    trigger: Trigger
+    mode: Mode
+    at_ms: int
+    drift: Sequence[float]
 
 
 class Trainer:
@@ -263,6 +146,7 @@ class Trainer:
         self.switching = asyncio.Lock()
         self._trainees: dict[str, Trainee] = {}
         self._asked, self._one_finished = asyncio.Event(), asyncio.Event()
+        self._inbox: deque[_Wish] = deque()
         self._running: set[asyncio.Task[None]] = set()
 
     def enrol(self, trainee: Trainee) -> None:
@@ -279,7 +163,8 @@ class Trainer:
     @property
     def waiting(self) -> int:
         """Series in the queue and batches under way."""
-        return len(self._queue) + len(self._running)
+        asked = sum(len(wish.series) for wish in self._inbox)
+        return asked + len(self._queue) + len(self._running)
 
     async def idle(self) -> None:
         """Return when nothing waits and nothing is under way."""
@@ -296,13 +181,14 @@ class Trainer:
         drift: Sequence[float] = (),
     ) -> None:
         """Queue fits of some series of a watch; what was fitted comes by ``deliver``."""
-        self._queue.push(watch_id, series, trigger, mode, self._now_ms(), drift)
+        self._inbox.append(_Wish(watch_id, series, trigger, mode, self._now_ms(), drift))
         self._asked.set()
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Train what waits until stopped."""
         while not stopping.is_set():
             self._asked.clear()
+            await self._queue_wishes()
             while len(self._running) <= self._pool.processes:
                 batch = self._queue.pop(self._now_ms(), LARGEST_BATCH)
                 if batch is None:
@@ -314,6 +200,26 @@ class Trainer:
                 await asyncio.wait_for(self._asked.wait(), 1.0)
             except TimeoutError:
                 continue
+
+    async def _queue_wishes(self) -> None:
+        """Put what was asked for into the queue, piece by piece."""
+        while self._inbox:
+            wish = self._inbox[0]
+            for start in range(0, len(wish.series), QUEUED_AT_ONCE):
+                if wish.watch not in self._trainees:
+                    break
+                piece = slice(start, start + QUEUED_AT_ONCE)
+                self._queue.push(
+                    wish.watch,
+                    wish.series[piece],
+                    wish.trigger,
+                    wish.mode,
+                    wish.at_ms,
+                    wish.drift[piece],
+                )
+                await asyncio.sleep(0)
+            self._inbox.popleft()
+            self._one_finished.set()  # of a watch that is gone nothing came of it
 
     async def stop(self) -> None:
         """End what is under way; the workers are ended by the pool's own ``stop``."""

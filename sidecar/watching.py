@@ -342,14 +342,13 @@ class Watch:
         self.wishes.recall(begun.wishes, begun.last_fit_ms)
         self._rules, self.recipe = begun.rules, begun.recipe
         self.known = begun.known
-        self._first = {one.key for one in begun.lacking}
+        self._first = {*begun.lacking, *begun.outdated}
         self._first_history = begun.history if self._first else None
         self._ports.trainer.enrol(self)
         self._first_done.clear()
-        for trigger, outdated in ((Trigger.FIRST, False), (Trigger.CONFIG, True)):
-            keys = [one.key for one in begun.lacking if (one in begun.outdated) is outdated]
+        for trigger, keys in (Trigger.FIRST, begun.lacking), (Trigger.CONFIG, begun.outdated):
             if keys:
-                self._ports.trainer.ask(self.watch_id, sorted(keys), trigger, Mode.FULL)
+                self._ports.trainer.ask(self.watch_id, keys, trigger, Mode.FULL)
         if self._first and not begun.serving:
             await self._first_done.wait()
         return True

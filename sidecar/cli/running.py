@@ -43,6 +43,7 @@ class _StartProgress:
         console = Console(stderr=True)
         self._bar = ProgressBar(console=console, transient=True) if console.is_terminal else None
         self._task: TaskID | None = None
+        self._begun = 0
 
     def __enter__(self) -> "_StartProgress":
         return self
@@ -52,6 +53,9 @@ class _StartProgress:
             self._bar.stop()
 
     def show(self, progress: Progress) -> None:
+        if progress.begun > self._begun:
+            gc.freeze()  # the label sets of a watch that has begun stay, too
+        self._begun = progress.begun
         if self._bar is None:
             return
         if self._task is None:

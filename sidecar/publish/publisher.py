@@ -118,13 +118,15 @@ class WatchPublisher:
         One endpoint that fails does not keep the samples from the others.
         """
         prepared = await in_thread(self._prepare, found)
-        self._plans, self.page = prepared.plans, prepared.page
+        before, self._plans, self.page = [self._plans], prepared.plans, prepared.page
         self._paths.commit(prepared.paths)
         instant_ms = found.outcomes[-1].instant_ms
         results = await asyncio.gather(
             *(self._deliver(sink, prepared, instant_ms) for sink in self._sinks),
             return_exceptions=True,
         )
+        if before != [self._plans]:
+            await in_thread(before.clear)  # letting go of ten thousand label sets takes a while
         failures = [one for one in results if isinstance(one, BaseException)]
         if failures:
             raise failures[0]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from sidecar.book import StoredVersions
 from sidecar.config import SentinelConfig, WatchConfig
 from sidecar.errors import Unavailable
 from sidecar.fleet import Fleet
@@ -20,8 +21,9 @@ from sidecar.learning.workers import FitJob, FitResult
 from sidecar.operating import Operator
 from sidecar.ports import CycleNote, Ports
 from sidecar.publish.paths import ForecastPaths
+from sidecar.publish.publisher import InThread
 from sidecar.series import LabelSet, RawSeries, Selector
-from sidecar.trainer import StoredVersions, Trainer, TrainingNote
+from sidecar.trainer import Trainer, TrainingNote
 from sidecar.watching import Watch
 
 G = 60_000
@@ -87,11 +89,15 @@ class House:
 
     Attributes:
         now_ms: what every part takes for the time.
+        in_thread: where what is not for the event loop runs; here it runs at once.
+        make_pool: what fits are handed to.
     """
 
     def __init__(
         self, folder: Path, values: Mapping[str, Value], *watches: dict[str, Any], **top: Any
     ) -> None:
+        self.in_thread: InThread = at_once
+        self.make_pool: Callable[[], Any] = Pool
         self.folder = folder
         self.now_ms = T0 + 20_000
         self.notes: list[TrainingNote] = []
@@ -118,13 +124,13 @@ class House:
         await self.stop()
 
     async def start(self) -> None:
-        self.pool = Pool()
+        self.pool = self.make_pool()
         self.store = VersionStore.open(self.folder)
         self.trainer = Trainer(
             self.pool,
             FitQueue(),
             StoredVersions(self.store, self.clock),
-            in_thread,
+            self.in_thread,
             self.clock,
             self.notes.append,
         )
@@ -132,7 +138,7 @@ class House:
             reader_for=lambda _: self.reader,
             trainer=self.trainer,
             memory=self.store,
-            in_thread=in_thread,
+            in_thread=self.in_thread,
             now_ms=self.clock,
             source_now_ms=self.clock,
             lookback_delta_ms=lambda: 300_000,
@@ -145,7 +151,7 @@ class House:
         self.tasks: list[asyncio.Task[None]] = []
         self.fleet = Fleet(self.config, ports, [], ForecastPaths(), self.stopping, self._spawn)
         self.operator = Operator(
-            lambda: self.fleet.watches, self.store, self.trainer, in_thread, self.clock
+            lambda: self.fleet.watches, self.store, self.trainer, self.in_thread, self.clock
         )
         self._training = asyncio.create_task(self.trainer.run(self.stopping))
 
@@ -166,13 +172,14 @@ class House:
     def clock(self) -> int:
         return self.now_ms
 
-    async def turns(self, count: int) -> None:
+    async def turns(self, count: int, *, settle: bool = True) -> None:
         """So many cycles of every watch, each with all fits that were asked for in between."""
         for _ in range(count):
             self.now_ms += G
             for watch in self.fleet.watches:
                 await watch.turn()
-            await self.settled()
+            if settle:
+                await self.settled()
 
     async def settled(self) -> None:
         """Until no fit waits that may run."""
@@ -221,7 +228,7 @@ def labels(name: str = "a", metric: str = "x") -> LabelSet:
     return LabelSet.of({"__name__": metric, "instance": name})
 
 
-async def in_thread(function: Callable[..., Any], /, *arguments: Any) -> Any:
+async def at_once(function: Callable[..., Any], /, *arguments: Any) -> Any:
     return function(*arguments)
 
 

@@ -49,7 +49,7 @@ def records(house: House, name: str = "a") -> dict[int, tuple[str, str, str]]:
 
 
 def warm_of(house: House) -> State:
-    warm = house.pool.jobs[-1].warm
+    warm: State | None = house.pool.jobs[-1].warm
     assert warm is not None
     return warm
 
