@@ -2,20 +2,33 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import pytest_asyncio
 
 from sidecar.cli import main
-from tests.prometheus import FunctionExporter, PrometheusBinary, RealPrometheus
+from tests.prometheus import Backfill, FunctionExporter, PrometheusBinary, RealPrometheus
 from tests.sidecar import Sidecar
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
 FINE = {"granularity": "1s", "horizon": "5s", "lookback": "30s"}
 Say = Callable[..., Awaitable[tuple[int, list[str], str]]]
+
+
+def history(instance: str) -> Backfill:
+    """Five minutes of what is scraped, so that models can be fitted at once."""
+    end_ms = int(time.time()) * 1000
+    t_ms = end_ms - 1000 * np.arange(300, -1, -1, dtype=np.int64)
+    made = Backfill()
+    for metric, values in (("load", 50 + t_ms / 1000 % 30), ("hits_total", 3 * t_ms / 1000)):
+        labels = {"__name__": metric, "instance": instance, "job": "test"}
+        made.add({**labels, "path": 'a"b'} if metric == "load" else labels, t_ms, values)
+    return made
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -25,8 +38,10 @@ async def config(newest_prometheus: PrometheusBinary) -> AsyncIterator[Path]:
         exporter.gauge("load", lambda t: 50 + t % 30, path='a"b')
         exporter.counter("hits_total", lambda t: 3 * t)
         exporter.gauge("lonely", lambda t: t)
-        async with RealPrometheus(newest_prometheus, targets=[exporter.address]) as prometheus:
-            await prometheus.until("count_over_time(load[30s]) > 11")
+        past = history(exporter.address)
+        async with RealPrometheus(
+            newest_prometheus, targets=[exporter.address], history=past
+        ) as prometheus:
             watches = [{"metric": "load", **FINE}, {"metric": "hits_total", **FINE}]
             async with Sidecar(prometheus.url, watches) as sidecar:
                 await sidecar.until_ready()
