@@ -252,11 +252,26 @@ def count_reasons(watches: Iterable[Watch], rejected: Collection[LabelSet] = ())
     """How many series lack a fresh prediction for each reason; every reason is there."""
     counts = Counter({reason.value: 0 for reason in Reason})
     for watch in watches:
-        found = reasons_of(watch, rejected).values()
-        counts.update(reason.value for reason in found if reason is not None)
+        found = _of_the_cycle(watch, rejected)
+        if found is None:
+            found = tuple(reasons_of(watch, rejected).values())
+        counts.update({why.value: n for why, n in Counter(found).items() if why is not None})
         if watch.latest is not None:
             counts[Reason.OVER_BUDGET.value] += watch.latest.over_budget
     return counts
+
+
+def _of_the_cycle(watch: Watch, rejected: Collection[LabelSet]) -> tuple[Reason | None, ...] | None:
+    """The reasons as the newest cycle gave them; None where something else has a say as well.
+
+    A scrape asks for the reasons of every series, on the event loop, and this is the usual case.
+    """
+    known, latest = watch.known, watch.latest
+    if known is None or latest is None or latest.labels is not known.labels:
+        return None
+    if watch.trouble or rejected or watch.publisher.unpublished():
+        return None
+    return latest.reasons
 
 
 def _number(value: float) -> float | None:

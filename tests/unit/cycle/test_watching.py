@@ -1,6 +1,7 @@
 """The life of a watch under a clock of our own: how it begins, catches up, and begins anew."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from sidecar.publish.paths import ForecastPaths
 from sidecar.publish.publisher import WatchPublisher
 from sidecar.remote.writer import WriteBlock
 from sidecar.series import LabelSet, RawSeries
+from sidecar.serve.status import count_reasons, reasons_of
 from sidecar.trainer import Trainee, Trainer
 from sidecar.watching import MOST_INSTANTS, Watch
 from tests.unit.cycle.helpers import fitted, labels, sampled
@@ -348,3 +350,32 @@ def test_the_more_series_the_less_often_they_are_saved(
             return saved
 
         assert np.diff(np.unique(run(main()))).max() == every * MINUTE
+
+
+def test_reasons_are_counted_as_each_series_would_be_asked_for_its_own(tmp_path: Path) -> None:
+    past = [sampled(wave, T0 - HOUR, T0 + HOUR, name=name) for name in "abc"]
+    gone = sampled(wave, T0 - HOUR, T0 - 2 * MINUTE, name="gone")
+    with world(tmp_path, "1m", *past, gone) as w:
+
+        def counted(*rejected: LabelSet) -> dict[str, int]:
+            asked = Counter(reasons_of(w.watch, rejected).values())
+            found = {why: n for why, n in count_reasons([w.watch], rejected).items() if n}
+            assert found == {why.value: n for why, n in asked.items() if why is not None}
+            return found
+
+        async def main() -> list[dict[str, int]]:
+            found = [counted()]
+            for _ in range(6):
+                await w.watch.turn()
+                w.now_ms += MINUTE
+            found.append(counted())
+            [output, *_] = w.watch.publisher.outputs_of([labels("a")])
+            found.append(counted(output))
+            w.watch.trouble = "the server is away"
+            return [*found, counted()]
+
+        before, usual, refused, away = run(main())
+        assert before == {}
+        assert usual == {"stale_input": 1}
+        assert refused == {"stale_input": 1, "write_rejected": 1}
+        assert away == {"stale_input": 1, "source_error": 3}
