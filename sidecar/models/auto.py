@@ -18,7 +18,8 @@ and ``naive``.
             before) naive, unless the median's error is below (1 - margin) times naive's.
     bounds  the median of the members' bounds, or those of the one chosen, times k^.3, k
             the quantile of |residual| / half width in the back-test (split conformal prediction,
-            blended and bounded as its few scores deserve: .6 to 1.6).
+            blended and bounded as its few scores deserve: .6 to 1.6); up to a fifth wider where
+            fewer than 1,500 values were fitted.
 
 (Combining forecasts by their median: Petropoulos and Svetunkov, A simple combination of univariate
 models, International Journal of Forecasting 36, 2020. Split conformal: Vovk, Gammerman and Shafer,
@@ -31,9 +32,10 @@ Settings: ``margin`` (.2), ``origins`` (4), ``horizon_steps`` (the watch's), ``l
 interval (.95).
 
 Measured on the public set, a day of five-minute instants, an hour ahead: MASE 1.60, MAE .785 of
-naive's (naive 2.32; AutoARIMA 1.88), bounds hold .931; six hours of history 1.69; a week .98, and a
-day ahead 1.91. Live, with calibrated intervals: .952 held, 98 % of the series within .93 to .97. A
-fit with its back-test takes .27 ms a series in large batches.
+naive's (naive 2.32; AutoARIMA 1.88), bounds hold .949; six hours of history 1.69 (.941); a week .98
+(.957), and a day ahead 1.91 (.962); two weeks of hourly ones, a day ahead, 2.20 (.933; naive 2.98).
+Live, with calibrated intervals: .953 held, 98 % of the series within .93 to .97. A fit with its
+back-test takes .27 ms a series in large batches.
 """
 
 from collections.abc import Mapping
@@ -63,6 +65,8 @@ LONG_HORIZON: Final = 96
 BLEND: Final = 0.3
 HOLDING: Final = 0.8
 SPREAD: Final = (0.6, 1.6)
+# Widened by a fifth up to 195 values, an eighth for 288, not at all from 1,500 on.
+CAUTION, CONFIDENT, MOST_CAUTION = 45.0, 0.03, 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +141,7 @@ class AutoModel(ForecastModel[AutoState]):
         values = np.isfinite(y).sum(axis=1)
         errors, choice, spread = self._backtest(t_ms, y, values)
         states = {name: self._fit_member(name, t_ms, y) for name in self.names}
+        spread = spread * _caution(values)
         own = {"choice": choice, "errors": errors, "values": values, "spread": spread}
         return self._state(states, own)
 
@@ -287,6 +292,12 @@ class AutoModel(ForecastModel[AutoState]):
 
 def _made(settings: AutoSettings) -> AutoModel:
     return AutoModel(**{f.name: getattr(settings, f.name) for f in fields(settings)})
+
+
+def _caution(values: IntArray) -> FloatArray:
+    """(N,) by how much to widen what was learned from so many values: the next hour is less
+    regular than the past that was fitted, and the more so the less of it was seen."""
+    return 1.0 + np.clip(CAUTION / np.maximum(values, 1) - CONFIDENT, 0.0, MOST_CAUTION)
 
 
 def _holding(y: FloatArray) -> NDArray[np.bool_]:

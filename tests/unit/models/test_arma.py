@@ -219,3 +219,25 @@ def test_few_series_are_fitted_one_by_one_and_as_well_as_many() -> None:
     many = fitting.fit(one, arma.prepare(y), robust=True)
     few = fitting.fit(one, arma.prepare(y[:-1]), robust=True)
     assert_same_costs(few.cost, many.cost[:-1])
+
+
+def test_one_huge_residual_hardly_moves_what_is_out_of_proportion() -> None:
+    e = np.ones((100, 2))
+    e[40, 1] = 1e6
+    problem = arma.Problem(e, np.zeros(2, dtype=np.int64), None)
+    found = arma.largest_residual(problem, e)
+    np.testing.assert_allclose(found[0], arma.REACH * arma.NORMAL)
+    first = arma.REACH * arma.NORMAL * (1e6 + 99) / 100
+    np.testing.assert_allclose(found[1], arma.REACH * arma.NORMAL * (first + 99) / 100)
+    weighted = arma.largest_residual(replace(problem, weight=np.where(e > 1.0, 0.0, 1.0)), e)
+    np.testing.assert_allclose(weighted, arma.REACH * arma.NORMAL)
+
+
+def test_a_series_without_a_start_among_warm_ones_is_searched_to_its_end() -> None:
+    y = np.cumsum(np.random.default_rng(6).normal(size=(60, 80)), axis=1)
+    one, prepared = family(2, 1, 2), arma.prepare(y)
+    cold = fitting.fit(one, prepared, robust=False, solver=together)
+    warm = cold.params.copy()
+    warm[:, 10:] = np.nan
+    again = fitting.fit(one, prepared, robust=False, warm=warm, solver=together)
+    assert (again.cost <= 1.001 * cold.cost).all()

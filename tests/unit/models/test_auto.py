@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sidecar.models.auto import MEDIAN, AutoModel, _middle
+from sidecar.models.auto import MEDIAN, AutoModel, _caution, _middle
 from sidecar.models.contract import State, take
 from sidecar.series import FloatArray, TimeArray
 
@@ -122,6 +122,17 @@ def test_bounds_are_scaled_by_what_the_back_test_saw(model: AutoModel) -> None:
     assert spread[1] == 0.6
     actual[0] = np.nan
     assert model._spread(np.zeros_like(actual), half, actual)[0] == 1
+
+
+def test_the_less_was_seen_the_wider_are_the_bounds(model: AutoModel) -> None:
+    y = np.random.default_rng(1).normal(size=(1, 2000)).cumsum(axis=1)
+    got = _caution(np.array([0, 72, 288, 1500, 10_000]))
+    np.testing.assert_allclose(got, [1.2, 1.2, 1.12625, 1.0, 1.0])
+    for size in (72, 288):
+        t_ms = instants(0, size)
+        state = model.fit(t_ms, y[:, -size:])
+        _, _, spread = model._backtest(t_ms, y[:, -size:], np.array([size]))
+        assert state.spread[0] == pytest.approx(spread[0] * _caution(np.array([size]))[0])
 
 
 def test_levels_are_not_asked_for_a_far_future() -> None:

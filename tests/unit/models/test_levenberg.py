@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.optimize import least_squares
 
-from sidecar.models.levenberg import Local, minimise
+from sidecar.models.levenberg import Local, bounded_step, minimise
 from sidecar.models.numeric import IntArray
 from sidecar.series import FloatArray
 
@@ -97,3 +97,19 @@ def test_only_problems_that_still_move_are_evaluated_again() -> None:
     assert sizes[0] == N
     assert sizes[-1] < N
     assert sizes == sorted(sizes, reverse=True)
+
+
+def test_a_step_that_would_leave_the_box_is_the_best_of_those_that_stay() -> None:
+    hessian = np.array([[1.0, 0.9], [0.9, 1.0]])
+    gradient = -hessian @ np.array([2.0, 1.0])  # the least cost lies at (2, 1), outside
+    local = Local(
+        cost=np.array([10.0]),
+        gradient=gradient[:, None],
+        hessian=hessian[:, :, None],
+        extra=np.empty((0, 1)),
+    )
+    edge = np.array([[0.5], [9.0]])
+    step, promised = bounded_step(local, np.zeros((2, 1)), -edge, edge, np.zeros(1))
+    wanted = np.array([0.5, 1.0 + 0.9 * 1.5])  # the second moves on for what the first may not
+    np.testing.assert_allclose(step[:, 0], wanted)
+    np.testing.assert_allclose(promised, -2 * gradient @ wanted - wanted @ hessian @ wanted)

@@ -102,3 +102,13 @@ def test_uncertainty_after_a_gap_is_that_of_the_later_lead() -> None:
     deviation = lead_deviation(weights, np.array([1.0, 2.0]), np.array([0, 3]))
     np.testing.assert_allclose(deviation[0], np.sqrt([1, 2, 3, 4]))
     np.testing.assert_allclose(deviation[1], 2.0 * np.sqrt([4, 5, 6, 7]))
+
+
+@pytest.mark.parametrize("where", [(0,), (8, 16), (5, 287)])
+def test_towers_are_seen_wherever_they_stand(where: tuple[int, ...]) -> None:
+    y = np.random.default_rng(11).normal(size=(3, 288))
+    towered = y.copy()
+    towered[1, list(where)] += 1e4
+    calm = without_towers(towered)
+    assert np.abs(calm[1]).max() < 10.0
+    np.testing.assert_array_equal(calm[[0, 2]], y[[0, 2]])

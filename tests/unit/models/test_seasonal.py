@@ -67,6 +67,15 @@ def test_as_many_harmonics_as_the_history_can_bear(days: float, harmonics: int) 
     assert used[0] == (harmonics > 0)
 
 
+@pytest.mark.parametrize(("weeks", "harmonics"), [(2, 16), (3.5, 16), (4, 24)])
+def test_a_week_has_the_harmonics_beside_those_of_the_day(weeks: float, harmonics: int) -> None:
+    model = SeasonalModel(NaiveModel(), granularity_ms=3_600_000)
+    used = model._columns(weeks * 7 * DAY_MS, 3_600_000.0).reshape(2, 2, 24)
+    wanted = [k for k in range(1, harmonics + 1) if k % 7]
+    for part in used[1]:
+        assert (np.flatnonzero(part) + 1).tolist() == wanted
+
+
 def test_coarse_samples_bear_few_harmonics() -> None:
     step = 3 * 3_600_000
     t_ms = instants(0, 14 * 8, step)

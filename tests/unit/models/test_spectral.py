@@ -123,6 +123,18 @@ def test_series_that_begin_late_or_have_gaps_are_fitted_beside_whole_ones() -> N
     np.testing.assert_allclose(fit.cost[3] * scale**2, late.cost[0], rtol=2e-3)
 
 
+def test_a_series_that_begins_late_on_a_slope_is_searched_to_its_end() -> None:
+    y = walks(8, 80) + 20.0 * np.arange(80)
+    y[:, :30] = np.nan
+    y[0] = walks(1, 80)[0]
+    prepared = arma.prepare(y)
+    fit = fitting.fit(STRAIGHT, prepared, robust=False, solver=together)
+    alone = arma.prepare(y[1:, 30:])
+    apart = fitting.fit(STRAIGHT, alone, robust=False, solver=together)
+    ratio = fit.cost[1:] / apart.cost * (prepared.scale[1:] / alone.scale) ** 2
+    assert (ratio <= 1.05).all()
+
+
 @pytest.mark.parametrize("damped", [True, False])
 def test_constants_and_lines_are_fitted_without_complaint(damped: bool) -> None:
     t_ms = 60_000 * np.arange(1, 41, dtype=np.int64)
