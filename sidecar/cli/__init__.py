@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from sidecar.cli import backtest, explain, models, orders, running, status
+from sidecar.cli import backtest, client, explain, models, orders, running, status
 from sidecar.cli.common import DEFAULT_FILE, EXIT_FAILED, EXIT_USAGE, configuration, file_of
 from sidecar.config import SentinelConfig
 from sidecar.errors import ConfigError, SidecarError
@@ -75,6 +75,7 @@ def command_line() -> argparse.ArgumentParser:
     shown = add("status", status.status, about, watches=False)
     status.add_options(shown)
     _add_json(shown)
+    client.add_options(shown)
     add(
         "remote-read-config",
         running.show_remote_read_config,
@@ -84,11 +85,14 @@ def command_line() -> argparse.ArgumentParser:
     shown = commands.add_parser("models", help=about, description=about)
     shown.set_defaults(command=models.models)
     models.add_options(shown)
-    _add_series(add("explain", explain.explain, "why series are forecast as they are, or why not"))
+    shown = add("explain", explain.explain, "why series are forecast as they are, or why not")
+    _add_series(shown)
+    client.add_options(shown)
     for verb, about in orders.QUESTIONS.items():
         command = add(verb, orders.question, about)
         command.set_defaults(verb=verb)
         _add_series(command)
+        client.add_options(command)
         _add_json(command)
         if verb == "versions":
             command.add_argument(
@@ -100,6 +104,7 @@ def command_line() -> argparse.ArgumentParser:
         command = add(verb, orders.order, about)
         command.set_defaults(verb=verb)
         _add_series(command)
+        client.add_options(command)
         if verb in ("rollback", "promote"):
             command.add_argument("--to", type=int, metavar="N", help="version N, 3 for v3")
         if verb == "rollback":

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.text import Text
 
 from sidecar.cli.advice import ADVICE
-from sidecar.cli.common import EXIT_FAILED, EXIT_OK, asked
+from sidecar.cli.client import Client, asked, client
+from sidecar.cli.common import EXIT_FAILED, EXIT_OK
 from sidecar.cli.orders import change_line, version_line
 from sidecar.cli.outlook import exactly, outlook
 from sidecar.cli.status import pages
@@ -32,9 +33,10 @@ _INDENT: Final = 11
 def explain(config: SentinelConfig, options: argparse.Namespace) -> int:
     """Everything that is known of series: state, figures, versions, changes, and a plot."""
     watch = WatchConfig.from_selector(options.series)
-    answer = pages(config, [("match[]", str(watch.selector))], _SAID)
+    sidecar = client(config, options)
+    answer = pages(sidecar, [("match[]", str(watch.selector))], _SAID)
     if not answer["data"]:
-        for line in why_unknown(config, watch):
+        for line in why_unknown(sidecar, config, watch):
             print(f"sentinel: {line}", file=sys.stderr)
         return EXIT_FAILED
     console = Console()
@@ -42,10 +44,10 @@ def explain(config: SentinelConfig, options: argparse.Namespace) -> int:
     for at, (series, one) in enumerate(answer["data"].items()):
         if at:
             console.print()
-        for text in described(series, one, *_kept(config, one), width):
+        for text in described(series, one, *_kept(sidecar, one), width):
             console.print(text, soft_wrap=True)
         if at < _DRAWN:
-            for text in _plot(config, one, width, _speaks_unicode(console)):
+            for text in _plot(sidecar, one, width, _speaks_unicode(console)):
                 console.print(text, soft_wrap=True)
     left = answer["page"]["matched"] - len(answer["data"])
     if left:
@@ -106,21 +108,21 @@ def _accuracy(one: Mapping[str, Any]) -> str:
 
 
 def _kept(
-    config: SentinelConfig, one: Mapping[str, Any]
+    sidecar: Client, one: Mapping[str, Any]
 ) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
     """The versions and the newest changes of exactly this series in this watch."""
     query = urllib.parse.urlencode({"match[]": exactly(one["labels"], "")})
     series, found = str(LabelSet.of(one["labels"])), []
     for path in ("versions?", f"audit?limit={_CHANGES}&"):
-        rows = asked(config, f"/api/v1/models/{path}{query}").get("data", ())
+        rows = asked(sidecar, f"/api/v1/models/{path}{query}").get("data", ())
         own = [row for row in rows if row["series"] == series]
         found.append([row for row in own if row.get("watch") in (None, "", one["watch"])])
     return found[0], found[1][:_CHANGES]
 
 
-def _plot(config: SentinelConfig, one: Mapping[str, Any], width: int, unicode: bool) -> list[Text]:
+def _plot(sidecar: Client, one: Mapping[str, Any], width: int, unicode: bool) -> list[Text]:
     try:
-        return outlook(config, one).draw(width, _ROWS, unicode=unicode)[1:]
+        return outlook(sidecar, one).draw(width, _ROWS, unicode=unicode)[1:]
     except SidecarError as error:
         return [Text(f"  no plot: {printable(str(error))}", style="dim")]
 
@@ -132,10 +134,10 @@ def _speaks_unicode(console: Console) -> bool:
 # Of what is not watched
 
 
-def why_unknown(config: SentinelConfig, watch: WatchConfig) -> list[str]:
+def why_unknown(sidecar: Client, config: SentinelConfig, watch: WatchConfig) -> list[str]:
     """Why the sidecar knows no such series, and what to do."""
     lines = [f"no watched series is selected by {printable(str(watch.selector))}"]
-    count = _on_server(config, watch.selector)
+    count = _on_server(sidecar, watch.selector)
     same = [
         f"watches[{index}]"
         for index, other in enumerate(config.watches)
@@ -158,11 +160,11 @@ def why_unknown(config: SentinelConfig, watch: WatchConfig) -> list[str]:
     return lines
 
 
-def _on_server(config: SentinelConfig, selector: Selector) -> int | None:
+def _on_server(sidecar: Client, selector: Selector) -> int | None:
     """How many series the server has now; None where it does not say."""
     query = urllib.parse.urlencode({"query": f"count({selector})"})
     try:
-        answer = asked(config, f"/api/v1/query?{query}")
+        answer = asked(sidecar, f"/api/v1/query?{query}")
         result = answer["data"]["result"]
         return int(float(result[0]["value"][1])) if result else 0
     except (SidecarError, KeyError, IndexError, ValueError, TypeError):

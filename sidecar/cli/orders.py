@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from sidecar.cli.common import EXIT_FAILED, EXIT_OK, asked
+from sidecar.cli.client import Client, asked, client
+from sidecar.cli.common import EXIT_FAILED, EXIT_OK
 from sidecar.config import SentinelConfig, WatchConfig
 from sidecar.errors import ConfigError, Problem, SidecarError
 
@@ -29,7 +30,12 @@ def question(config: SentinelConfig, options: argparse.Namespace) -> int:
     """What is kept of series: their versions, or their changes."""
     watch = WatchConfig.from_selector(options.series)
     at = getattr(options, "at", None)
-    found = kept(config, options.verb, str(watch.selector), {} if at is None else {"time": at})
+    found = kept(
+        client(config, options),
+        options.verb,
+        str(watch.selector),
+        {} if at is None else {"time": at},
+    )
     if options.json:
         print(json.dumps(found, indent=2))
     for one in () if options.json else found:
@@ -44,14 +50,14 @@ def question(config: SentinelConfig, options: argparse.Namespace) -> int:
 
 
 def kept(
-    config: SentinelConfig, verb: str, selector: str, more: Mapping[str, str]
+    sidecar: Client, verb: str, selector: str, more: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     """The versions or the changes of all series that are selected, page by page."""
     found: list[dict[str, Any]] = []
     offset: int | None = 0
     while offset is not None:
         query = urllib.parse.urlencode({"match[]": selector, "offset": offset, **more})
-        answer = asked(config, f"/api/v1/models/{verb}?{query}")
+        answer = asked(sidecar, f"/api/v1/models/{verb}?{query}")
         if answer.get("status") != "success":
             raise SidecarError(str(answer.get("error", "the sidecar gave no answer")))
         found += answer["data"]
@@ -71,7 +77,7 @@ def order(config: SentinelConfig, options: argparse.Namespace) -> int:
         given["to_version" if options.verb == "rollback" else "version"] = options.to
     if getattr(options, "no_pin", False):
         given["pin"] = False
-    answer = asked(config, f"/api/v1/models/{options.verb}", given)
+    answer = asked(client(config, options), f"/api/v1/models/{options.verb}", given)
     for one in answer.get("data", ()):
         change = f"v{one['from_version']}" if one["from_version"] else "no version"
         if one["to_version"]:

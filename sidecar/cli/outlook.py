@@ -11,8 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from sidecar.cli.common import asked
-from sidecar.config import SentinelConfig
+from sidecar.cli.client import Client, asked
 from sidecar.duration import format_duration, parse_duration_ms
 from sidecar.errors import SidecarError
 from sidecar.names import (
@@ -31,7 +30,7 @@ from sidecar.series import Matcher, MatchOp, Selector
 _PAST: Final = 90
 
 
-def outlook(config: SentinelConfig, one: Mapping[str, Any], now_s: float | None = None) -> Picture:
+def outlook(sidecar: Client, one: Mapping[str, Any], now_s: float | None = None) -> Picture:
     """What to draw of a series, from its facts.
 
     Raises:
@@ -46,10 +45,10 @@ def outlook(config: SentinelConfig, one: Mapping[str, Any], now_s: float | None 
     def drawn(suffix: str) -> Curve:
         selector = exactly(one["labels"], suffix)
         if not suffix:
-            return _curve(config, selector, start_s, grid_s, step_s)
+            return _curve(sidecar, selector, start_s, grid_s, step_s)
         window = format_duration(round(step_s * 1000))
         expr = f"last_over_time({selector}[{window}])"
-        return _curve(config, expr, start_s, end_s, step_s)
+        return _curve(sidecar, expr, start_s, end_s, step_s)
 
     actual = drawn(ACTUAL)
     if not actual.values.size:
@@ -79,12 +78,12 @@ def exactly(labels: Mapping[str, str], suffix: str) -> str:
     return str(Selector.of(labels.get(METRIC_NAME, "") + suffix, *equal))
 
 
-def _curve(config: SentinelConfig, expr: str, start_s: float, end_s: float, step_s: float) -> Curve:
+def _curve(sidecar: Client, expr: str, start_s: float, end_s: float, step_s: float) -> Curve:
     """One series over a range; empty where there is none."""
     query = urllib.parse.urlencode(
         {"query": expr, "start": f"{start_s:.3f}", "end": f"{end_s:.3f}", "step": f"{step_s:g}"}
     )
-    answer = asked(config, f"/api/v1/query_range?{query}")
+    answer = asked(sidecar, f"/api/v1/query_range?{query}")
     if answer.get("status") != "success":
         raise SidecarError(str(answer.get("error", "the query API gave no answer")))
     result = answer["data"]["result"]

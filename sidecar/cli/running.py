@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.progress import Progress as ProgressBar
 from rich.progress import TaskID
 
-from sidecar.cli.common import EXIT_FAILED, EXIT_OK, configuration, reachable
+from sidecar.cli.client import reachable
+from sidecar.cli.common import EXIT_FAILED, EXIT_OK, configuration
 from sidecar.config import SentinelConfig
 from sidecar.names import EXPECTED, LOWER, UPPER
 from sidecar.running import Progress

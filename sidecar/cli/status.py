@@ -15,7 +15,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from sidecar.cli.common import EXIT_FAILED, EXIT_OK, asked
+from sidecar.cli.client import Client, asked, client
+from sidecar.cli.common import EXIT_FAILED, EXIT_OK
 from sidecar.config import SentinelConfig, WatchConfig
 from sidecar.errors import ConfigError, Problem, SidecarError
 from sidecar.printable import printable
@@ -55,10 +56,10 @@ def add_options(command: argparse.ArgumentParser) -> None:
 
 def status(config: SentinelConfig, options: argparse.Namespace) -> int:
     """A table on a terminal, a line a series elsewhere, or JSON."""
-    query = _query(options)
+    query, sidecar = _query(options), client(config, options)
     if options.every_s is not None:
-        return _live(config, query, options.every_s)
-    answer = pages(config, query, options.limit)
+        return _live(sidecar, query, options.every_s)
+    answer = pages(sidecar, query, options.limit)
     if options.json:
         print(json.dumps(answer["data"], indent=2))
         return EXIT_OK
@@ -90,9 +91,7 @@ def _query(options: argparse.Namespace) -> list[tuple[str, str]]:
     return query
 
 
-def pages(
-    config: SentinelConfig, query: Sequence[tuple[str, str]], most: int | None
-) -> dict[str, Any]:
+def pages(sidecar: Client, query: Sequence[tuple[str, str]], most: int | None) -> dict[str, Any]:
     """The answer of the status API, its pages put together; all of them where ``most`` is None.
 
     Raises:
@@ -104,7 +103,7 @@ def pages(
     while offset is not None and (most is None or len(data) < most):
         limit = _PAGE if most is None else min(_PAGE, most - len(data))
         text = urllib.parse.urlencode([*query, ("limit", limit), ("offset", offset)])
-        answer = asked(config, f"/api/v1/status?{text}")
+        answer = asked(sidecar, f"/api/v1/status?{text}")
         if answer.get("status") != "success":
             raise SidecarError(str(answer.get("error", "the sidecar gave no answer")))
         data |= answer["data"]
@@ -116,31 +115,31 @@ def pages(
 # Showing
 
 
-def _live(config: SentinelConfig, query: Sequence[tuple[str, str]], every_s: float) -> int:
+def _live(sidecar: Client, query: Sequence[tuple[str, str]], every_s: float) -> int:
     """The same again and again on the whole screen, until Ctrl-C."""
     console = Console()
     if not console.is_terminal:
         raise SidecarError("--watch needs a terminal; without it `sentinel status` prints once")
     if not any(name == "sort" for name, _ in query):
         query = [*query, ("sort", "drift")]
-    pages(config, query, 1)  # whatever is wrong is said before the screen is taken
+    pages(sidecar, query, 1)  # whatever is wrong is said before the screen is taken
     try:
         with Live(console=console, screen=True, auto_refresh=False) as live:
             while True:
-                live.update(screen(config, query, console.width, console.height), refresh=True)
+                live.update(screen(sidecar, query, console.width, console.height), refresh=True)
                 time.sleep(every_s)
     except KeyboardInterrupt:
         return EXIT_OK
 
 
 def screen(
-    config: SentinelConfig, query: Sequence[tuple[str, str]], width: int, height: int
+    sidecar: Client, query: Sequence[tuple[str, str]], width: int, height: int
 ) -> RenderableType:
     """One frame: as many of the worst series as fit."""
     clock = f"{_now():%H:%M:%S}Z"
     room = max(1, (height - _AROUND) // 2)  # a series may take two lines
     try:
-        answer = pages(config, query, max(room, height - _AROUND))
+        answer = pages(sidecar, query, max(room, height - _AROUND))
     except SidecarError as error:
         return Group(Text(f"Sentinel  {clock}", style="bold"), Text(str(error), style="red"))
     shown, used = {}, 0

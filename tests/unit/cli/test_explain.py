@@ -11,7 +11,7 @@ import pytest
 from sidecar.cli import explain as cli
 from sidecar.cli import main, outlook, status
 from sidecar.cli.advice import ADVICE
-from sidecar.config import SentinelConfig
+from sidecar.cli.client import Client
 from sidecar.errors import SidecarError
 from sidecar.known import Known
 from sidecar.names import Reason
@@ -47,9 +47,7 @@ class Sidecar:
         self.on_server = 0
         self.asked_for: list[tuple[str, dict[str, list[str]]]] = []
 
-    def asked(
-        self, _: SentinelConfig, path: str, order: Mapping[str, Any] | None = None
-    ) -> dict[str, Any]:
+    def asked(self, _: Client, path: str, order: Mapping[str, Any] | None = None) -> dict[str, Any]:
         url = urllib.parse.urlsplit(path)
         query = urllib.parse.parse_qs(url.query)
         self.asked_for.append((url.path, query))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sidecar.cli import main, orders
-from sidecar.config import SentinelConfig
+from sidecar.cli.client import Client
 
 
 @pytest.mark.parametrize("verb", list(orders.ORDERS))
@@ -24,7 +24,7 @@ def test_what_is_kept_is_put_together_from_pages(
 ) -> None:
     asked_for: list[dict[str, list[str]]] = []
 
-    def asked(_: SentinelConfig, path: str, order: Mapping[str, Any] | None = None) -> Any:
+    def asked(_: Client, path: str, order: Mapping[str, Any] | None = None) -> Any:
         query = urllib.parse.parse_qs(urllib.parse.urlsplit(path).query)
         asked_for.append(query)
         offset = int(query["offset"][0])

@@ -13,6 +13,7 @@ from rich.console import Console, RenderableType
 
 from sidecar.cli import command_line, main
 from sidecar.cli import status as cli
+from sidecar.cli.client import Client
 from sidecar.config import SentinelConfig
 from sidecar.errors import ConfigError, SidecarError
 from sidecar.known import Known
@@ -23,6 +24,7 @@ from tests.unit.serve.made_watches import known_series, watch_of
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 CONFIG = SentinelConfig()
+CLIENT = Client("http://sidecar:8080")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,7 @@ def served(monkeypatch: pytest.MonkeyPatch, known: Known) -> list[str]:
     watches = [watch_of(known, reasons=[Reason.GAP, None, Reason.GAP])]
     paths: list[str] = []
 
-    def asked(_: SentinelConfig, path: str, order: Mapping[str, Any] | None = None) -> Any:
+    def asked(_: Client, path: str, order: Mapping[str, Any] | None = None) -> Any:
         assert order is None
         paths.append(path)
         url = urllib.parse.urlsplit(path)
@@ -118,10 +120,10 @@ def test_no_label_value_moves_the_cursor() -> None:
 
 def test_all_pages_are_put_together(served: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "_PAGE", 7)
-    answer = cli.pages(CONFIG, [("state", "serving")], None)
+    answer = cli.pages(CLIENT, [("state", "serving")], None)
     assert len(answer["data"]) == 40
     assert len(served) == 6
-    assert len(cli.pages(CONFIG, [], 10)["data"]) == 10
+    assert len(cli.pages(CLIENT, [], 10)["data"]) == 10
 
 
 def test_a_pipe_gets_a_line_a_series(served: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -179,7 +181,7 @@ def test_what_is_wrong_is_said(
 
 @pytest.mark.parametrize("height", [12, 24, 60])
 def test_a_frame_fits_the_screen_and_shows_the_worst_first(served: list[str], height: int) -> None:
-    lines = drawn(cli.screen(CONFIG, [("sort", "drift")], 80, height), 80)
+    lines = drawn(cli.screen(CLIENT, [("sort", "drift")], 80, height), 80)
     assert len(lines) <= height
     assert lines[0].startswith("Sentinel  ")
     assert lines[1].startswith("40 series  40 serving  (2 gap)")
@@ -196,7 +198,7 @@ def test_a_frame_says_when_the_sidecar_is_gone(monkeypatch: pytest.MonkeyPatch) 
         raise SidecarError("no sidecar answers")
 
     monkeypatch.setattr(cli, "asked", gone)
-    assert drawn(cli.screen(CONFIG, [], 80, 24), 80)[1] == "no sidecar answers"
+    assert drawn(cli.screen(CLIENT, [], 80, 24), 80)[1] == "no sidecar answers"
 
 
 def test_an_option_that_is_wrong_is_not_blamed_on_the_file() -> None:
