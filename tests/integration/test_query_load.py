@@ -4,11 +4,14 @@ import asyncio
 import gc
 import http.client
 import json
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import FrameType
+from typing import Any
 from urllib.parse import parse_qs, urlencode
 
 import aiohttp
@@ -17,6 +20,7 @@ import pytest
 
 from sidecar.publish.paths import ForecastPaths, OutputPaths
 from sidecar.serve.outbox import Outbox
+from sidecar.serve.promql.answering import Job
 from tests.integration.query_world import MINUTE_MS, NOW_MS, ask, future_ms, labels, sidecar
 
 pytestmark = pytest.mark.integration
@@ -36,7 +40,10 @@ class Upstream(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         asked = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
-        start, end = (round(float(asked[name][0])) for name in ("start", "end"))
+        ends = (
+            asked[name][0] for name in (("start", "end") if "start" in asked else ("time",) * 2)
+        )
+        start, end = map(round, map(float, ends))
         end = min(end, NOW + 300)  # its lookback
         points = ",".join(f'[{at},"12.345678901234567"]' for at in range(start, end + 1, 60))
         rows = ",".join(
@@ -127,6 +134,48 @@ async def test_no_callback_is_long_while_two_large_queries_are_answered(
     assert min(sizes[:2]) > 30_000_000
     # CPU time of the loop's thread, not wall time: whatever else this machine does.
     assert max(spent) < 0.050
+
+
+class LongestCall:
+    """A profile function that finds the longest call into C, by CPU time of its thread.
+
+    While it lasts nothing else may run; where it calls Python back, others get their turn.
+    """
+
+    def __init__(self) -> None:
+        self.seconds, self.what = 0.0, ""
+        self._began: float | None = None
+
+    def __call__(self, _: FrameType, event: str, arg: Any) -> None:
+        if event == "c_call":
+            self._began = time.thread_time()
+        elif event == "c_return" and self._began is not None:
+            seconds, self._began = time.thread_time() - self._began, None
+            if seconds > self.seconds:
+                self.seconds, self.what = seconds, getattr(arg, "__qualname__", repr(arg))
+        else:
+            self._began = None
+
+
+async def test_no_call_of_an_evaluation_holds_the_interpreter_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    query = f"max_over_time({METRIC}[10m] offset -5m)"
+    longest, plain = LongestCall(), Job.run
+
+    def profiled(job: Job) -> list[bytes]:
+        sys.setprofile(longest)
+        try:
+            return plain(job)
+        finally:
+            sys.setprofile(None)
+
+    monkeypatch.setattr(Job, "run", profiled)
+    with upstream() as theirs:
+        async with sidecar(theirs, forecasts()) as url:
+            size = await asyncio.to_thread(fetched, url, "query_range", WIDE | {"query": query})
+    assert size > 20_000_000
+    assert 0 < longest.seconds < 0.050, longest.what
 
 
 async def test_answers_that_nobody_reads_keep_further_ones_out() -> None:
