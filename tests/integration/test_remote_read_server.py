@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
+from sidecar.cli import main
 from sidecar.publish.paths import ForecastPaths, OutputPaths
 from sidecar.series import Matcher, MatchOp, RawSeries, Selector
 from sidecar.serve import remote_read as server_module
@@ -25,7 +26,6 @@ from sidecar.wire.requests import ReadQuery, encode_read_request
 from sidecar.wire.samples import decode_samples
 from tests.integration.query_world import LOAD, NOW_MS, forecasts, labels, sidecar, world
 from tests.prometheus import PrometheusBinary, RealPrometheus
-from tests.sidecar import clean_environ, sentinel_command
 
 pytestmark = pytest.mark.integration
 
@@ -175,7 +175,9 @@ def test_the_block_of_a_protected_sidecar_says_who_asks_and_prometheus_takes_it(
     assert done.returncode == 0, done.stderr
 
 
-def test_the_command_prints_the_block_for_the_running_configuration(tmp_path: Path) -> None:
+def test_the_command_prints_the_block_for_the_running_configuration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     users = {"alice": bcrypt.hashpw(b"secret", bcrypt.gensalt(4)).decode()}
     (tmp_path / "web.yml").write_text(yaml.safe_dump({"basic_auth_users": users}))
     config = {
@@ -185,21 +187,15 @@ def test_the_command_prints_the_block_for_the_running_configuration(tmp_path: Pa
         "watches": [{"metric": "up"}, {"metric": "demo_load"}],
     }
     (tmp_path / "sentinel.yml").write_text(yaml.safe_dump(config))
-    command = [*sentinel_command(), "remote-read-config", "-c", str(tmp_path / "sentinel.yml")]
-
-    def printed(expected: int) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            command, env=clean_environ(), capture_output=True, text=True, check=False
-        )
-        assert done.returncode == expected, done.stderr
-        return done
-
-    block = yaml.safe_load(printed(0).stdout)["remote_read"]
+    command = ["remote-read-config", "-c", str(tmp_path / "sentinel.yml")]
+    assert main(command) == 0
+    block = yaml.safe_load(capsys.readouterr().out)["remote_read"]
     assert len(block) == 6
     assert {one["url"] for one in block} == {"http://127.0.0.1:8123/api/v1/read"}
     assert {one["basic_auth"]["username"] for one in block} == {"alice"}
     (tmp_path / "web.yml").write_text("nonsense: 1")
-    assert "nonsense: is not known" in printed(2).stderr
+    assert main(command) == 2
+    assert "nonsense: is not known" in capsys.readouterr().err
 
 
 async def test_series_of_the_future_are_found_through_prometheus(
