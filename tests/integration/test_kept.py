@@ -91,6 +91,10 @@ async def test_changes_of_series_come_page_by_page(url: str) -> None:
 async def test_series_are_named_by_metric_and_labels_too(url: str) -> None:
     _, one = await get(url, "api/v1/models/audit", ("metric", "x"), ("instance", "s3"))
     assert [entry["series"] for entry in one["data"]] == ['x{instance="s3"}'] * 2
+    for offset, then in (("0", 3), ("3", 6), ("4", None), ("9", None)):
+        query = (("metric", "x"), ("series_limit", "3"), ("offset", offset))
+        _, answer = await get(url, "api/v1/models/audit", *query)
+        assert answer["page"] == {"series": 7, "next_offset": then}
     _, other = await get(url, "api/v1/models/audit", ("metric", "y"))
     assert other["data"] == []
     _, none = await get(url, "api/v1/models/versions", ("metric", "x"))

@@ -9,6 +9,7 @@ import pytest
 
 from sidecar.known import Known
 from sidecar.names import Reason
+from sidecar.serve import status
 from sidecar.serve.selecting import selected
 from sidecar.serve.status import (
     STATES,
@@ -96,6 +97,18 @@ def test_the_same_series_in_several_watches_is_told_apart(known: Known) -> None:
     assert list(last.series) == keys[2:]
 
 
+def test_the_first_watch_on_a_series_does_not_lengthen_the_keys_of_later_ones(
+    known: Known,
+) -> None:
+    watches = [watch_of(known, horizon=one) for one in ("10m", "5m", "10m")]
+    keys = [key for key in series_facts(watches) if "s0" in key]
+    assert keys == [
+        'x{instance="s0"}',
+        'x{instance="s0"} [linear, 5m ahead]',
+        'x{instance="s0"} [linear, 10m ahead]',
+    ]
+
+
 def test_states_are_told_by_what_serves(known: Known) -> None:
     versions = known.versions.copy()
     versions[1] = 0
@@ -162,6 +175,16 @@ def test_the_worst_come_first_and_the_unjudged_last(known: Known, sort: str) -> 
     rest = status_page([watch], (), Wanted(sort=sort, offset=4))
     assert names(rest)[-1] == "s4"
     assert set(names(page)) | set(names(rest)) == {f"s{i}" for i in range(6)}
+
+
+@pytest.mark.parametrize("sort", ["mase", "drift"])
+def test_the_order_does_not_depend_on_the_size_of_blocks(
+    known: Known, sort: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = names(status_page([watch_of(known)], (), Wanted(sort=sort)))
+    monkeypatch.setattr(status, "_BLOCK", 4)
+    assert names(status_page([watch_of(known)], (), Wanted(sort=sort))) == whole
+    assert whole != [f"s{i}" for i in range(6)]
 
 
 def test_the_answer_says_where_the_next_page_begins(known: Known) -> None:
