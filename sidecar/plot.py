@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 import numpy as np
+from rich.console import Console
 from rich.text import Text
 
 from sidecar.duration import format_duration
@@ -232,3 +233,8 @@ def _from_now(offset_s: int) -> str:
     if offset_s == 0:
         return "now"
     return ("+" if offset_s > 0 else "-") + format_duration(abs(offset_s) * 1000)
+
+
+def speaks_unicode(console: Console) -> bool:
+    """Whether the terminal can show braille and blocks."""
+    return console.encoding.lower().replace("-", "") in ("utf8", "utf16", "utf32")

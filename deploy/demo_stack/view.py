@@ -15,7 +15,7 @@ from rich.text import Text
 
 from deploy.demo_stack.api import curves, instant
 from sidecar.names import ACTUAL, ANOMALY_SCORE, EXPECTED, LOWER, MODEL_INFO, PREDICTED, UPPER
-from sidecar.plot import Band, Curve, Picture
+from sidecar.plot import Band, Curve, Picture, speaks_unicode
 
 GRANULARITY_S = 15.0
 PAST_S, AHEAD_S = 12 * 60.0, 180.0
@@ -73,10 +73,6 @@ class Checklist:
             (self._mark, "bold"), f" {text}  ", (f"{latest} ({took})".strip(), "dim")
         )
         self._console.print(line, soft_wrap=True)
-
-
-def speaks_unicode(console: Console) -> bool:
-    return console.encoding.lower().replace("-", "") in ("utf8", "utf16", "utf32")
 
 
 def picture_of(server: str, shown: Shown, now_s: float) -> Picture:

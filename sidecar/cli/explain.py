@@ -18,6 +18,7 @@ from sidecar.cli.outlook import exactly, outlook
 from sidecar.cli.status import pages
 from sidecar.config import SentinelConfig, WatchConfig
 from sidecar.errors import SidecarError
+from sidecar.plot import speaks_unicode
 from sidecar.printable import printable
 from sidecar.series import LabelSet, Selector
 
@@ -47,7 +48,7 @@ def explain(config: SentinelConfig, options: argparse.Namespace) -> int:
         for text in described(series, one, *_kept(sidecar, one), width):
             console.print(text, soft_wrap=True)
         if at < _DRAWN:
-            for text in _plot(sidecar, one, width, _speaks_unicode(console)):
+            for text in _plot(sidecar, one, width, speaks_unicode(console)):
                 console.print(text, soft_wrap=True)
     left = answer["page"]["matched"] - len(answer["data"])
     if left:
@@ -125,10 +126,6 @@ def _plot(sidecar: Client, one: Mapping[str, Any], width: int, unicode: bool) ->
         return outlook(sidecar, one).draw(width, _ROWS, unicode=unicode)[1:]
     except SidecarError as error:
         return [Text(f"  no plot: {printable(str(error))}", style="dim")]
-
-
-def _speaks_unicode(console: Console) -> bool:
-    return console.encoding.lower().startswith("utf")
 
 
 # Of what is not watched
