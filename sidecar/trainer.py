@@ -106,7 +106,7 @@ class TrainingNote:
 
 
 class _Wish(NamedTuple):
-    """Fits of some series of a watch, as they were asked for."""
+    """Fits of some series that were asked for: the arguments of ``FitQueue.push``."""
 
     watch: str
     series: Sequence[str]
@@ -114,6 +114,24 @@ class _Wish(NamedTuple):
     mode: Mode
     at_ms: int
     drift: Sequence[float]
+
+    def cut(self, count: int) -> tuple["_Wish", "_Wish"]:
+        """The first ``count`` series, and the rest."""
+        first, rest = slice(count), slice(count, None)
+        return (
+            self._replace(series=self.series[first], drift=self.drift[first]),
+            self._replace(series=self.series[rest], drift=self.drift[rest]),
+        )
+
+    def without(self, unwanted: Collection[tuple[str, str]]) -> "_Wish":
+        """All but the unwanted (watch, series)."""
+        keep = [at for at, key in enumerate(self.series) if (self.watch, key) not in unwanted]
+        if len(keep) == len(self.series):
+            return self
+        return self._replace(
+            series=[self.series[at] for at in keep],
+            drift=[self.drift[at] for at in keep] if len(self.drift) else (),
+        )
 
 
 class Trainer:
@@ -154,11 +172,15 @@ class Trainer:
 
     def forget(self, watch_id: str, series: Sequence[str]) -> None:
         """Take some series of a watch out of the queue; what is under way goes on."""
+        unwanted = {(watch_id, key) for key in series}
+        self._inbox = deque(wish.without(unwanted) for wish in self._inbox)
         self._queue.drop(watch_id, series)
 
     def dismiss(self, watch_id: str) -> None:
         self._trainees.pop(watch_id, None)
+        self._inbox = deque(wish for wish in self._inbox if wish.watch != watch_id)
         self._queue.drop(watch_id)
+        self._one_finished.set()
 
     @property
     def waiting(self) -> int:
@@ -204,22 +226,12 @@ class Trainer:
     async def _queue_wishes(self) -> None:
         """Put what was asked for into the queue, piece by piece."""
         while self._inbox:
-            wish = self._inbox[0]
-            for start in range(0, len(wish.series), QUEUED_AT_ONCE):
-                if wish.watch not in self._trainees:
-                    break
-                piece = slice(start, start + QUEUED_AT_ONCE)
-                self._queue.push(
-                    wish.watch,
-                    wish.series[piece],
-                    wish.trigger,
-                    wish.mode,
-                    wish.at_ms,
-                    wish.drift[piece],
-                )
-                await asyncio.sleep(0)
-            self._inbox.popleft()
-            self._one_finished.set()  # of a watch that is gone nothing came of it
+            wish = self._inbox.popleft()
+            piece, rest = wish.cut(QUEUED_AT_ONCE)
+            if rest.series:
+                self._inbox.appendleft(rest)
+            self._queue.push(*piece)
+            await asyncio.sleep(0)
 
     async def stop(self) -> None:
         """End what is under way; the workers are ended by the pool's own ``stop``."""

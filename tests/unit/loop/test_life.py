@@ -251,12 +251,15 @@ async def test_fits_that_wait_are_dropped_when_a_series_is_pinned(tmp_path: Path
     async with House(tmp_path, {"a": noisy}) as house:
         await house.turns(40)
         house.pool.held.clear()
-        for trigger in (Trigger.CRON, Trigger.DRIFT, Trigger.CONFIG):  # one runs, one waits
+        for trigger in (Trigger.CRON, Trigger.DRIFT, Trigger.CONFIG):  # two run, one waits
             ask(house, trigger, Mode.FULL)
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
+            for _ in range(20):
+                await asyncio.sleep(0)
         under_way = len(house.pool.jobs)
+        ask(house, Trigger.CRON, Mode.FULL)  # not even queued yet
+        assert house.trainer.waiting > under_way
         await house.operator.pin("x", {}, pinned=True)
+        assert house.trainer.waiting == under_way
         house.pool.held.set()
         await house.settled()
         assert len(house.pool.jobs) == under_way
