@@ -17,8 +17,13 @@ AUTO: Final = "auto"
 ABOUT: Final = 0.05
 # Another model is worth a word from so much less error on.
 WORTH: Final = 0.03
-# A 95 % band that holds more or less than this is not what it says.
+# A 95 % band that holds more or less than this is not what it says, unless chance explains it.
 BAND: Final = (0.93, 0.97)
+_PROMISED: Final = 0.95
+# Two-sided 95 % quantile of the standard normal distribution.
+_Z: Final = 1.96
+# Relative errors as small as this are rounding: the series is forecast exactly.
+_EXACT: Final = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +34,9 @@ class ModelResult:
         figures: by series and lead.
         mae, mase, seasonal_mase, smape: one step ahead.
         far_mase: against naive at the horizon.
-        coverage: over all series and instants, one step ahead.
+        coverage: over all instants, one step ahead, of the series that are not forecast exactly;
+            of an exact forecast the band has no width, which says nothing of bands.
+        banded: of how many instants that is the share; 0 where every series is forecast exactly.
         wins, judged: how many series are forecast better than by naive, and how many were judged.
         unfitted: how many series could not be fitted.
         lead_mase, lead_coverage: (L,)
@@ -44,6 +51,7 @@ class ModelResult:
     smape: float
     far_mase: float
     coverage: float
+    banded: int
     wins: int
     judged: int
     unfitted: int
@@ -90,6 +98,9 @@ def result_of(replayed: Replayed) -> ModelResult:
     total = replayed.tally.banded.sum(axis=0)
     inside = replayed.tally.inside.sum(axis=0)
     coverage = np.divide(inside, total, out=np.full(total.shape, np.nan), where=total > 0)
+    inexact = ~((found.mae[:, 0] == 0) | (found.smape[:, 0] <= _EXACT))
+    banded = int(replayed.tally.banded[inexact, 0].sum())
+    held = int(replayed.tally.inside[inexact, 0].sum())
     lead_mase = np.array([_median(column) for column in found.mase.T])
     return ModelResult(
         model=replayed.model,
@@ -100,7 +111,8 @@ def result_of(replayed: Replayed) -> ModelResult:
         seasonal_mase=_median(found.seasonal_mase[:, 0]),
         smape=_median(found.smape[:, 0]),
         far_mase=float(lead_mase[-1]),
-        coverage=float(coverage[0]),
+        coverage=held / banded if banded else float(coverage[0]),
+        banded=banded,
         wins=int(np.count_nonzero(found.mase[judged, 0] < 1)),
         judged=int(judged.sum()),
         unfitted=sum(reason is not None for reason in replayed.reasons),
@@ -117,7 +129,7 @@ def verdict(result: WatchResult) -> list[str]:
         reasons = Counter(reason for reason in main.replayed.reasons if reason is not None)
         why = ", ".join(f"{reason} ({n} series)" for reason, n in reasons.most_common())
         return [f"{main.model} could forecast none of these series: {why or 'no actuals'}."]
-    said = [_against_naive(result, main)]
+    said = [_against_naive(result, main), *_configured(result, main)]
     auto = result.row(AUTO)
     if auto is not None and auto.judged:
         said.append(_auto_serves(auto))
@@ -145,6 +157,17 @@ def _against_naive(result: WatchResult, main: ModelResult) -> str:
         text += f", {main.far_mase:.2f} at {result.horizon}"
     better = "" if main.judged == 1 else f"; better on {main.wins} of {main.judged}"
     return f"{text}{of}{better}."
+
+
+def _configured(result: WatchResult, main: ModelResult) -> list[str]:
+    """Of the model that serves the watch, where it is another one and does worse than naive."""
+    row = result.row(result.configured)
+    if row is None or row is main or not row.mase > 1 + ABOUT:
+        return []
+    text = (
+        f"{row.model}, which this watch has now, is worse than naive: {row.mase:.2f} of its error"
+    )
+    return [f"{text}."]
 
 
 def _auto_serves(auto: ModelResult) -> str:
@@ -186,11 +209,32 @@ def _better(result: WatchResult, main: ModelResult) -> list[str]:
 
 
 def _band(main: ModelResult) -> str:
+    if not np.isfinite(main.coverage):
+        return "It has no band that could be judged."
+    if not main.banded:
+        return "Its forecasts were exact, so its 95 % band was not put to the test."
     low, high = BAND
     text = f"Its 95 % band held {main.coverage:.1%} of what came"
-    if main.coverage < low:
-        return text + ": it is too narrow."
-    return text + (": it is too wide." if main.coverage > high else ".")
+    if low <= main.coverage <= high:
+        return text + "."
+    least, most = wilson(main.coverage, main.banded)
+    if least <= _PROMISED <= most:
+        return f"{text}: {main.banded:,} instants are too few to tell more."
+    return text + (": it is too narrow." if main.coverage < low else ": it is too wide.")
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """Between which shares the true one lies, with 95 % confidence, where ``n`` trials gave this.
+
+    The score interval of E. B. Wilson, JASA 22 (1927) 209-212, which holds for shares near 1 too.
+
+    >>> [round(bound, 3) for bound in wilson(1.0, 12)]
+    [0.757, 1.0]
+    """
+    centre = share + _Z**2 / (2 * n)
+    half = _Z * np.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
+    whole = 1 + _Z**2 / n
+    return float((centre - half) / whole), float((centre + half) / whole)
 
 
 def ranked(row: ModelResult) -> list[int]:

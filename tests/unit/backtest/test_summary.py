@@ -74,6 +74,41 @@ def test_a_band_that_does_not_hold_what_it_says_is_called_so(
     assert words in said(found, coverage=coverage)
 
 
+@pytest.mark.parametrize(
+    ("inside", "of", "words"),
+    [
+        (12, 12, "held 100.0% of what came: 12 instants are too few to tell"),
+        (72, 72, "72 instants are too few"),
+        (1000, 1000, "too wide"),
+        (8, 12, "66.7% of what came: it is too narrow"),
+        (9_800, 10_000, "too wide"),
+    ],
+)
+def test_a_band_is_not_judged_on_too_few_instants(
+    found: WatchResult, inside: int, of: int, words: str
+) -> None:
+    assert words in said(found, coverage=inside / of, banded=of)
+
+
+@pytest.mark.parametrize("level", [0.0, 42.0])
+def test_a_constant_is_no_reason_to_call_a_band_too_wide(level: float) -> None:
+    constant = np.full((1, HISTORY + TESTED), level)
+    alone = result(plan_of(constant, TESTED), "linear")
+    assert "too wide" not in " ".join(verdict(alone))
+    assert "exact" in " ".join(verdict(alone))
+    noisy = signal(1, HISTORY + TESTED)
+    among = result(plan_of(np.vstack([noisy, constant, constant]), TESTED), "linear").main
+    assert among.coverage == result(plan_of(noisy, TESTED), "linear").main.coverage
+
+
+def test_a_configured_model_that_is_worse_than_naive_is_named(found: WatchResult) -> None:
+    worse = replace(found.rows[1], mase=1.4)
+    mixed = replace(found, configured="linear", rows=(found.rows[0], worse, *found.rows[2:]))
+    text = " ".join(verdict(mixed))
+    assert "linear, which this watch has now, is worse than naive: 1.40 of its error." in text
+    assert "which this watch has now" not in " ".join(verdict(replace(mixed, configured="auto")))
+
+
 def test_series_that_could_not_be_fitted_are_counted_by_reason(found: WatchResult) -> None:
     row = with_reasons(found.main, None, None, None, Reason.INSUFFICIENT_HISTORY)
     text = " ".join(verdict(replace(found, rows=(replace(row, unfitted=1), *found.rows[1:]))))
