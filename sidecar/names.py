@@ -70,6 +70,18 @@ class Reason(StrEnum):
     WRITE_REJECTED = "write_rejected"
 
 
+# Those for which something did not work; the others are the data's, or the configuration's.
+FAILURES: Final = frozenset(
+    (
+        Reason.NON_FINITE,
+        Reason.SOURCE_ERROR,
+        Reason.FIT_FAILED,
+        Reason.QUARANTINED,
+        Reason.WRITE_REJECTED,
+    )
+)
+
+
 class Refusal(StrEnum):
     """Why a sample was not accepted for delivery."""
 

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, S
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from itertools import islice
 from typing import Any, Final, TypeVar
 
 from aiohttp import web
@@ -25,6 +26,7 @@ from sidecar.fleet import Fleet
 from sidecar.learning.schedule import FitQueue
 from sidecar.learning.store import VersionStore
 from sidecar.learning.workers import FitPool
+from sidecar.names import FAILURES
 from sidecar.operating import Operator
 from sidecar.ports import CycleNote, Ports
 from sidecar.publish.acknowledgements import Acknowledgements
@@ -41,7 +43,14 @@ from sidecar.serve.query_api import QueryApi
 from sidecar.serve.readings import of_audit, of_push, of_readers, of_watches, of_writers
 from sidecar.serve.receive import Receiver
 from sidecar.serve.remote_read import RemoteReadServer
-from sidecar.serve.status import StatusPage, Wanted, count_states, series_facts, status_page
+from sidecar.serve.status import (
+    StatusPage,
+    Wanted,
+    count_states,
+    series_facts,
+    status_page,
+    without,
+)
 from sidecar.serve.upstream import Upstream
 from sidecar.serve.web_config import Doorkeeper, WebConfig, load_web_config
 from sidecar.source import Source
@@ -61,6 +70,8 @@ _LAG_EVERY_S: Final = 0.1
 _TIDY_EVERY_S: Final = 3600.0
 _LAG_WINDOW_S: Final = 10.0
 _FIT_PROCESSES: Final = 1
+# Of so many series of a watch `once` says why they have no forecast.
+_NAMED: Final = 20
 # What a reload can change; the rest needs a restart.
 _RELOADABLE: Final = frozenset({"watches", "publish", "emit_confidence_bounds", "timezone"})
 
@@ -163,11 +174,25 @@ class Running:
         await self.stopping.wait()
 
     async def once(self) -> bool:
-        """Every watch brought up to now, its samples delivered; whether nothing is amiss."""
+        """Every watch brought up to now, its samples delivered; whether nothing went wrong.
+
+        Series without a forecast are named in the log. That one has ended, or has too little
+        history as yet, is nothing that went wrong.
+        """
         self._start(self._trainer.run(self.stopping))
         await self._source.learn(self.stopping, self._endpoints.first.client)
-        complete = await asyncio.gather(*(watch.once() for watch in self.watches))
-        return await self._endpoints.drained(SHUTDOWN_S) and all(complete)
+        went_well = await asyncio.gather(*(watch.once() for watch in self.watches))
+        delivered = await self._endpoints.drained(SHUTDOWN_S)
+        if not delivered:
+            log.warning("not everything is delivered: what is left waits in artifact_store")
+        missing = {watch.title: without(watch, self.rejected()) for watch in self.watches}
+        for title, reasons in missing.items():
+            for labels, reason in islice(reasons.items(), _NAMED):
+                log.warning("watch %s: no forecast of %s: %s", title, labels, reason)
+            if len(reasons) > _NAMED:
+                log.warning("watch %s: nor of %d more series", title, len(reasons) - _NAMED)
+        failed = any(one in FAILURES for reasons in missing.values() for one in reasons.values())
+        return delivered and all(went_well) and not failed
 
     async def in_thread(self, function: Callable[..., T], /, *arguments: object) -> T:
         return await self.loop.run_in_executor(self._executor, partial(function, *arguments))

@@ -63,7 +63,7 @@ class Sentinel:
         asyncio.run(self._live(_until_stopped))
 
     def once(self) -> bool:
-        """One cycle of every watch, delivered, then return; whether every series got a forecast."""
+        """One cycle of every watch, delivered, then return; whether nothing went wrong."""
         return asyncio.run(self._live(_one_cycle))
 
     def stop(self) -> None:

@@ -215,10 +215,9 @@ class Watch:
                 continue
 
     async def once(self) -> bool:
-        """Bring the watch up to now, and keep it for the next run; whether nothing is amiss.
+        """Bring the watch up to now, and keep it for the next run; whether it was read.
 
-        Nothing is where every series has a forecast as of the newest closed instant, or where the
-        last run has dealt with that instant. The fits that the cycle asked for serve the next run.
+        The fits that the cycle asked for serve the next run.
         """
         await self.turn()
         while self.behind:
@@ -227,9 +226,7 @@ class Watch:
             await self._ports.trainer.idle()
             await self._put_into_service()
         await self.leave(for_good=False)
-        if self.known is None or self.trouble:
-            return False
-        return self.latest is None or not any(self.latest.reasons)
+        return self.known is not None and not self.trouble
 
     async def leave(self, *, for_good: bool) -> None:
         """After the last turn: keep what is known, or end the outputs where nobody goes on."""

@@ -33,7 +33,7 @@ def once(config: SentinelConfig, options: argparse.Namespace) -> int:
     with _StartProgress() as progress:
         complete = Sentinel(config, options.log_level, on_progress=progress.show).once()
     if not complete:
-        print("sentinel: not every series got a forecast; the log says why", file=sys.stderr)
+        print("sentinel: something did not work; the log says what", file=sys.stderr)
     return EXIT_OK if complete else EXIT_FAILED
 
 

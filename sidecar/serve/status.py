@@ -248,6 +248,14 @@ def reasons_of(watch: Watch, rejected: Collection[LabelSet]) -> dict[LabelSet, R
     return reasons | dict.fromkeys(watch.publisher.sources_of(rejected), Reason.WRITE_REJECTED)
 
 
+def without(watch: Watch, rejected: Collection[LabelSet]) -> dict[LabelSet, Reason]:
+    """The series of a watch that got no fresh prediction in its newest cycle, and why."""
+    if watch.latest is None:
+        return {}
+    found = reasons_of(watch, rejected)
+    return {labels: reason for labels, reason in found.items() if reason is not None}
+
+
 def count_reasons(watches: Iterable[Watch], rejected: Collection[LabelSet] = ()) -> Counter[str]:
     """How many series lack a fresh prediction for each reason; every reason is there."""
     counts = Counter({reason.value: 0 for reason in Reason})

@@ -23,9 +23,11 @@ async def test_runs_of_once_write_every_instant_with_one_model(
     now_ms = int(time.time()) * 1000
     times = now_ms - np.arange(900, 0, -1, dtype=np.int64) * 1000
     history = Backfill().add({"__name__": "x", "job": "test", "instance": "here"}, times, 42.0)
+    history.add({"__name__": "y", "job": "test", "instance": "here"}, times, 7.0)
     watch = {"metric": "x", "granularity": "5s", "horizon": "25s", "lookback": "150s"}
     with FunctionExporter() as exporter:
         exporter.gauge("x", lambda t: 42.0)
+        exporter.gauge("y", lambda t: 7.0)
         target = {"targets": [exporter.address], "labels": {"instance": "here"}}
         jobs = [{"job_name": "test", "scrape_interval": "1s", "static_configs": [target]}]
         async with RealPrometheus(
@@ -35,10 +37,14 @@ async def test_runs_of_once_write_every_instant_with_one_model(
                 "prometheus_url": server.url,
                 "emitter_port": free_port(),
                 "artifact_store": str(tmp_path / "store"),
-                "watches": [{**watch, "training_window": "15m"}],
+                "watches": [{**watch, "training_window": "15m", "metric": name} for name in "xy"],
             }
-            for _ in range(3):
-                await asyncio.to_thread(once, tmp_path / "sentinel.yml", config)
+            for run in range(3):
+                log = await asyncio.to_thread(once, tmp_path / "sentinel.yml", config)
+                if run == 0:
+                    exporter.remove("y")  # its marker is the next scrape's
+            assert 'no forecast of y{instance="here", job="test"}: stale_input' in log
+            assert "no forecast of x" not in log
             start_ms, end_ms = now_ms - 60_000, int(time.time() * 1000)
             [written] = await server.samples(f"x{EXPECTED}", start_ms, end_ms)
             infos = await server.query(f"count(count_over_time(x{MODEL_INFO}[5m]))")
@@ -47,7 +53,8 @@ async def test_runs_of_once_write_every_instant_with_one_model(
     assert list(infos.values()) == [1.0]
 
 
-def once(path: Path, config: dict[str, object]) -> None:
+def once(path: Path, config: dict[str, object]) -> str:
+    """What it said; a series that has ended is no failure."""
     path.write_text(yaml.safe_dump(config))
     done = subprocess.run(
         [*sentinel_command(), "once", "-c", str(path)],
@@ -57,3 +64,4 @@ def once(path: Path, config: dict[str, object]) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    return done.stderr

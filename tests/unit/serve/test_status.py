@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sidecar.known import Known
-from sidecar.names import Reason
+from sidecar.names import FAILURES, Reason
 from sidecar.serve import status
 from sidecar.serve.selecting import selected
 from sidecar.serve.status import (
@@ -18,6 +18,7 @@ from sidecar.serve.status import (
     count_states,
     series_facts,
     status_page,
+    without,
 )
 from sidecar.serve.status_api import encoded, wanted_of
 from tests.unit.serve.made_watches import changed, known_series, watch_of
@@ -144,6 +145,14 @@ def test_reasons_are_counted_and_chosen_by(known: Known) -> None:
     assert names(page) == ["s0", "s1", "s2"]
     assert dict(page.reasons) == {"gap": 1, "write_rejected": 2, "duplicate_output": 1}
     assert [one["ready"] for one in page.series.values()] == [False] * 3
+
+
+def test_series_without_a_forecast_are_named_with_their_reason(known: Known) -> None:
+    watch = watch_of(known, reasons=[Reason.STALE_INPUT], rejected=known.labels[1:2])
+    reasons = [Reason.STALE_INPUT, Reason.WRITE_REJECTED]
+    assert without(watch, ()) == dict(zip(known.labels, reasons, strict=False))
+    assert [reason in FAILURES for reason in reasons] == [False, True]
+    assert without(watch_of(None), ()) == {}
 
 
 def test_a_source_that_fails_is_the_reason_of_all_that_have_no_other(known: Known) -> None:
