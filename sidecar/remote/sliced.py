@@ -16,6 +16,8 @@ from sidecar.remote.slices import Densities, SlicePlan
 from sidecar.series import LabelSet, Matcher, MatchOp, RawSeries, Selector
 from sidecar.wire.requests import ReadQuery
 
+# What turns out too large is cut short as it arrives, and has cost the server little.
+_STREAMED_GROWTH: Final = 24
 _ALL_HELD: Final = 4  # where all is held in memory anyway, a slice may be so much longer
 _MANY_SERIES: Final = 200  # a ms of work
 _OVERSHOOT: Final = 4  # a slice may hold so many times its budget before it is cut short
@@ -172,8 +174,12 @@ class SlicedReader(ABC):
                 samples, series = await asyncio.to_thread(self._settled, found, budget, own_output)
             density = samples / (last_ms - first_ms + 1)
             self._densities.note(str(asked), density)
-            budget.aimed = most * (factor if self._streams(asked) else 1)
-            plan.learn(density, budget.aimed)
+            if self._streams(asked):
+                budget.aimed = most * factor
+                plan.learn(density, budget.aimed, _STREAMED_GROWTH)
+            else:
+                budget.aimed = most
+                plan.learn(density, budget.aimed)
             yield series
 
     def _streams(self, selector: Selector) -> bool:

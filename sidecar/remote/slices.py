@@ -54,10 +54,13 @@ class SlicePlan:
             yield self._current
             self._at = self._current[1] + 1
 
-    def learn(self, density: float, slice_samples: int) -> None:
-        """``density`` samples per ms were in the slice at hand; the next may hold so many."""
+    def learn(self, density: float, slice_samples: int, growth: int = _GROWTH) -> None:
+        """``density`` samples per ms were in the slice at hand; the next may hold so many.
+
+        It is ``growth`` times as long at most: the density may have been that of a quiet hour.
+        """
         self._slice_samples = slice_samples
-        self._length_ms = min(self._fitting(density), self._length_ms * _GROWTH)
+        self._length_ms = min(self._fitting(density), self._length_ms * growth)
 
     def shrink(self) -> tuple[int, int] | None:
         """A quarter of the slice at hand, to be read in its place; None where it is 1 ms."""

@@ -60,6 +60,13 @@ def test_what_a_slice_may_hold_can_change() -> None:
     assert next(slices) == (0, 2 * HOUR_MS - 1)
     plan.learn(density, 8_000)
     assert next(slices) == (2 * HOUR_MS, 10 * HOUR_MS - 1)
+    plan.learn(density, 10**9)
+    assert next(slices) == (10 * HOUR_MS, 74 * HOUR_MS - 1), "eight times as long"
+    plan = SlicePlan(0, 100 * HOUR_MS, slice_samples=10**9, density=None)
+    slices = iter(plan)
+    assert next(slices) == (0, HOUR_MS - 1)
+    plan.learn(density, 10**9, 24)
+    assert next(slices) == (HOUR_MS, 24 * HOUR_MS - 1), "ends with a block"
 
 
 def test_one_millisecond_is_not_cut_shorter() -> None:
