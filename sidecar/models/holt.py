@@ -24,9 +24,10 @@ Measured on 1,310 windows of recorded series, 288 instants of which the next 12 
 relative to naive): as it comes 1.83 / .90, behind the profile that a watch puts in front of it
 1.77 / .87, textbook 1.93 / 1.00, undamped 1.96 / .94, naive 2.32 / 1. Intervals of 95 % cover 92 %.
 The textbook's sum of squares is at most 1.001 times statsforecast's on 99.9 % of the windows
-(undamped 99.3 %). Fits in one process, on one core, beside statsforecast's: textbook 80 to 110
-times as many a second (undamped 45 to 60), from an earlier fit 250 (undamped 100 to 140), as it
-comes 60 to 70 (undamped 30 to 40, from an earlier fit 80 to 95): ``python -m tests.bench models``.
+(undamped 99.3 %). Fits in one process, on one core, beside statsforecast's, as many times as many a
+second: textbook 60 to 110 (undamped 45 to 60; from an earlier fit 250, undamped 100 to 140), as it
+comes 60 to 70 (undamped 30 to 40; from an earlier fit 235, undamped 65 to 95), the lower figures on
+a busy machine: ``python -m tests.bench models``.
 
 Settings:
 
