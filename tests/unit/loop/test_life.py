@@ -199,6 +199,37 @@ async def test_a_finetune_without_a_stored_version_is_a_full_fit(
         assert len(house.notes) == 2
 
 
+async def test_noise_that_grows_is_finetuned_and_a_shift_is_fitted_anew_each_on_record(
+    tmp_path: Path,
+) -> None:
+    noisier_s = T0 / 1000 + 62 * 60
+
+    def drifting(seconds: np.ndarray) -> np.ndarray:
+        noise = noisy(seconds) - 50.0
+        return np.asarray(50.0 + noise * np.where(seconds >= noisier_s, 4.0, 1.0))
+
+    watch = {"model": "sgd", "promotion_tolerance": 1.0}  # noise is as good one way as the other
+    async with House(tmp_path, {"a": drifting}, watch) as house:
+        await house.turns(60)
+        assert [note.trigger for note in house.notes] == ["first"], "nothing has drifted yet"
+        while len(house.notes) < 2:
+            await house.turns(1)
+            assert house.now_ms < (noisier_s + 80 * 60) * 1000
+        assert (house.notes[1].trigger, house.pool.jobs[1].mode) == ("drift", "finetune")
+        _, entry = house.store.audit(house.watch.watch_id, labels())[0]
+        assert (entry.who, entry.detail and entry.detail["policy"]) == ("drift", "finetune")
+        assert entry.detail is not None
+        assert entry.detail["drift"] >= 1.5
+        before, version = len(house.notes), house.active()
+        house.reader.values["a"] = lambda seconds: drifting(seconds) + 40 * np.sin(seconds / 150)
+        while not any(job.mode == "full_retrain" for job in house.pool.jobs[before:]):
+            await house.turns(1)
+            assert len(house.notes) < 9
+        await house.turns(2)
+        assert (house.active() or 0) > (version or 0)
+        assert house.version() == house.active()
+
+
 # Orders
 
 
