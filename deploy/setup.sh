@@ -108,7 +108,7 @@ install_project() {
   sum=$(cat "$root/pyproject.toml" "$root/deploy/constraints.txt" | cksum | tr ' ' -)
   stamp="$venv/.installed-$what-$sum"
   if [ -e "$stamp" ] || [ -e "$venv/.installed-test-$sum" ]; then return; fi
-  say "installing the project (to $what it)"
+  say "installing the project (to $what it); this may take a minute or two"
   local pip=("$venv/bin/python" -m pip install --quiet --constraint "$root/deploy/constraints.txt")
   "${pip[@]}" --upgrade pip  # --group is known since 25.1
   local group=()

@@ -39,10 +39,14 @@ class Problem:
 
 
 class ConfigError(SidecarError):
-    """The configuration cannot be used; ``problems`` holds every reason, not just the first."""
+    """The configuration cannot be used; ``problems`` holds every reason, not just the first.
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    ``source`` is the file that they are in, where it is not the configuration file itself.
+    """
+
+    def __init__(self, problems: Sequence[Problem], source: str = "") -> None:
         self.problems = tuple(problems)
+        self.source = source
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 

@@ -15,6 +15,7 @@ from sidecar.config import SentinelConfig, WatchConfig
 from sidecar.duration import format_duration
 from sidecar.publish.outputs import OutputRules, columns
 from sidecar.publish.ownership import Claim, Ownership
+from sidecar.remote.described import START_RECEIVER
 from sidecar.remote.probe import ServerFacts
 from sidecar.series import LabelSet, MatchOp
 
@@ -149,7 +150,11 @@ def _clock(url: str, offset_s: float | None) -> list[Finding]:
 
 def _words(facts: ServerFacts, end: str) -> str:
     """What was said of remote read or remote write when it was tried."""
-    said = [text for text in facts.problems if f"remote {end}" in text]
+    said = [
+        text
+        for text in facts.problems
+        if f"remote {end}" in text and not text.endswith(START_RECEIVER)  # that we say ourselves
+    ]
     return f" ({said[0]})" if said else ""
 
 

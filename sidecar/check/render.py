@@ -88,12 +88,16 @@ def _finding(finding: Finding, *, with_place: bool) -> Text:
     return text.append(f": {place}{finding.message}", style="default")
 
 
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def _summary(report: CheckReport) -> Text:
     every = [*report.findings, *(one for watch in report.watches for one in watch.findings)]
     errors = sum(one.level == "error" for one in every)
     warnings = sum(one.level == "warning" for one in every)
     if errors:
-        return Text(f"{errors} of these will not work as configured", style=_STYLES["error"])
+        return Text(_counted(errors, "problem"), style=_STYLES["error"])
     if warnings:
-        return Text(f"works, with {warnings} warnings", style=_STYLES["warning"])
+        return Text(f"works, with {_counted(warnings, 'warning')}", style=_STYLES["warning"])
     return Text("works", style=_STYLES["ok"])

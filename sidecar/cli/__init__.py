@@ -27,10 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = configuration(options)
     except ConfigError as error:
-        source = file_of(options)
-        if source is not None:
-            print(f"sentinel: {source} cannot be used:", file=sys.stderr)
-        return _told(error)
+        return _told(error, str(file_of(options) or ""))
     try:
         return int(options.command(config, options))
     except ConfigError as error:
@@ -42,7 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
 
 
-def _told(error: ConfigError) -> int:
+def _told(error: ConfigError, source: str = "") -> int:
+    if error.source or source:
+        print(f"sentinel: {error.source or source} cannot be used:", file=sys.stderr)
     for problem in error.problems:
         print(problem, file=sys.stderr)
     return EXIT_USAGE
@@ -106,7 +105,9 @@ def command_line() -> argparse.ArgumentParser:
         _add_series(command)
         client.add_options(command)
         if verb in ("rollback", "promote"):
-            command.add_argument("--to", type=int, metavar="N", help="version N, 3 for v3")
+            command.add_argument(
+                "--to", type=orders.version, metavar="vN", help="version N: v3 or 3"
+            )
         if verb == "rollback":
             command.add_argument(
                 "--no-pin", action="store_true", help="let the series be fitted on its own again"

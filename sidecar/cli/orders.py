@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import sys
 import urllib.parse
 from collections.abc import Mapping
@@ -79,13 +80,37 @@ def order(config: SentinelConfig, options: argparse.Namespace) -> int:
         given["pin"] = False
     answer = asked(client(config, options), f"/api/v1/models/{options.verb}", given)
     for one in answer.get("data", ()):
-        change = f"v{one['from_version']}" if one["from_version"] else "no version"
-        if one["to_version"]:
-            change += f" -> v{one['to_version']}"
-        print(f"{one['series']}: {one['error'] or change}")
+        print(f"{one['series']}: {one['error'] or outcome(options.verb, one)}")
     if "error" in answer:
         print(f"sentinel: {answer['error']}", file=sys.stderr)
     return EXIT_OK if answer.get("status") == "success" else EXIT_FAILED
+
+
+def outcome(verb: str, done: Mapping[str, Any]) -> str:
+    """What an order has done to a series, in a few words."""
+    before = f"v{done['from_version']}" if done["from_version"] else "no version"
+    match verb:
+        case "retrain":
+            asking = f"sentinel audit {shlex.quote(done['series'])}"
+            return f"fit ordered, {before} serves until then; `{asking}` shows what came of it"
+        case "pin":
+            return f"pinned at {before}"
+        case "unpin":
+            return f"unpinned, {before} serves"
+        case _:
+            return f"{before} -> v{done['to_version']}" if done["to_version"] else before
+
+
+def version(text: str) -> int:
+    """The number of a version, written as everywhere or bare.
+
+    >>> version("v3"), version("3")
+    (3, 3)
+    """
+    number = text.removeprefix("v")
+    if not number.isdecimal() or not int(number):
+        raise argparse.ArgumentTypeError(f"{text!r} is no version: write v3 or 3")
+    return int(number)
 
 
 def change_line(entry: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ from typing import Final
 from sidecar.errors import Rejected, RemoteError
 from sidecar.remote.backoff import BackoffSettings, delay_s
 from sidecar.remote.clock import ServerClock
+from sidecar.remote.described import START_RECEIVER, receiver_is_off
 from sidecar.remote.transport import WriteTransport
 
 log = logging.getLogger(__name__)
@@ -179,6 +180,12 @@ class Gate:
         """One line in the log for each change, and what follows from it."""
         await self._say(self.state)
 
+    def _hint(self) -> str:
+        """What to do, where what the server says of that is out of date."""
+        if self._held_by is None or not receiver_is_off(self._held_by):
+            return ""
+        return f"; {START_RECEIVER} (the flag in its own words is obsolete)"
+
     async def _say(self, state: WriterState) -> None:
         if state is self._said:
             return
@@ -186,9 +193,10 @@ class Gate:
         if state is WriterState.HELD:
             log.error(
                 "%s refuses us, predictions wait in the spool until it lets an empty request "
-                "through: %s",
+                "through: %s%s",
                 where,
                 self._held_by,
+                self._hint(),
             )
         elif state is WriterState.CLOCK_SKEW:
             log.error(

@@ -29,6 +29,7 @@ from sidecar.errors import Rejected, RemoteError, Unavailable
 from sidecar.remote.backoff import parse_retry_after
 from sidecar.remote.clock import ServerClock, parse_http_date
 from sidecar.remote.credentials import Credentials, CredentialSource
+from sidecar.remote.described import described
 from sidecar.remote.oauth import Tokens
 from sidecar.remote.settings import (
     Authorization,
@@ -224,7 +225,7 @@ class HttpClient:
         except TimeoutError as error:
             raise Unavailable(f"{where}: no answer within {_limit(timeout)} s") from error
         except (aiohttp.ClientError, OSError, EOFError) as error:
-            raise Unavailable(f"{where}: {_describe(error)}") from error
+            raise Unavailable(f"{where}: {described(error)}") from error
 
     @asynccontextmanager
     async def _send(
@@ -348,7 +349,7 @@ class HttpClient:
         except TimeoutError as error:
             raise Unavailable(f"{where}: the reply stopped coming") from error
         except (aiohttp.ClientError, OSError, EOFError) as error:
-            raise Unavailable(f"{where}: the reply broke off: {_describe(error)}") from error
+            raise Unavailable(f"{where}: the reply broke off: {described(error)}") from error
 
 
 def _token_client(
@@ -429,7 +430,7 @@ async def _start_of(response: aiohttp.ClientResponse) -> bytes:
             if size >= MAX_ERROR_BODY:
                 break
     except (aiohttp.ClientError, OSError, EOFError, TimeoutError) as error:
-        pieces.append(f" [reply broke off: {_describe(error)}]".encode())
+        pieces.append(f" [reply broke off: {described(error)}]".encode())
     return b"".join(pieces)[:MAX_ERROR_BODY]
 
 
@@ -445,9 +446,3 @@ def _lower(response: aiohttp.ClientResponse) -> dict[str, str]:
 
 def _limit(timeout: aiohttp.ClientTimeout) -> str:
     return f"{timeout.sock_read or timeout.total or 0:g}"
-
-
-def _describe(error: BaseException) -> str:
-    text = str(error)
-    name = type(error).__name__
-    return f"{name}: {printable(text)}" if text else name

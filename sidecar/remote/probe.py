@@ -16,6 +16,7 @@ import yaml
 from sidecar.duration import parse_duration_ms
 from sidecar.errors import Rejected, RemoteError, Unavailable
 from sidecar.names import METRIC_NAME
+from sidecar.remote.described import START_RECEIVER, receiver_is_off
 from sidecar.remote.http import HttpClient, printable
 from sidecar.remote.sliced import without_own_output
 from sidecar.series import LabelSet, Matcher, MatchOp, Selector
@@ -309,10 +310,9 @@ async def _writes(client: HttpClient, path: str, timeout_s: float) -> tuple[bool
             timeout_s=timeout_s,
         )
     except Rejected as error:
-        hint = ""
-        if error.status == 404 and "remote write receiver" in error.body:
-            hint = "; start Prometheus with --web.enable-remote-write-receiver"
-        return False, f"remote write is refused{hint}: {error}"
+        if receiver_is_off(error):
+            return False, f"remote write is refused: {START_RECEIVER}"
+        return False, f"remote write is refused: {error}"
     except Unavailable as error:
         return None, f"remote write gave no answer: {error}"
     return True, ""

@@ -19,6 +19,7 @@ from yarl import URL
 
 from sidecar.duration import parse_duration_ms
 from sidecar.errors import Rejected, Unavailable
+from sidecar.remote.described import described
 from sidecar.remote.http import HttpClient, bypasses_proxy, open_session, printable, user_agent
 from sidecar.remote.settings import HttpSettings
 from sidecar.serve.promql.cursor import Garbage
@@ -186,8 +187,7 @@ class Upstream:
         except TimeoutError as error:
             raise Unavailable(f"{self.display_url}: no answer within {timeout_s:.0f} s") from error
         except (aiohttp.ClientError, OSError, EOFError) as error:
-            said = printable(str(error)) or type(error).__name__
-            raise Unavailable(f"{self.display_url}: {said}") from error
+            raise Unavailable(f"{self.display_url}: {described(error)}") from error
 
     async def ask(
         self, path: str, params: Mapping[str, str], *, timeout_s: float, room: Room

@@ -119,7 +119,7 @@ def load_web_config(path: str | Path) -> WebConfig:
     certificate, key, context = _tls(tls, path.parent, problems) if tls else (None, None, None)
     headers = _http(given.get("http_server_config") or {}, problems)
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(problems, str(path))
     return WebConfig(users, certificate, key, context, headers, path)
 
 

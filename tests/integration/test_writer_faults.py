@@ -274,6 +274,23 @@ async def test_with_drop_a_request_refused_for_who_we_are_is_counted_and_gone(st
         assert_balanced(stats)
 
 
+async def test_a_receiver_that_is_off_is_told_with_the_flag_that_turns_it_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Prometheus' own words name a flag that newer ones refuse."""
+    words = b"remote write receiver needs to be enabled with --enable-feature=remote-write-receiver"
+    time = FastTime(100)
+    async with FakePrometheus(now_s=time.true_s) as fake:
+        fake.give_always(WRITE, Answer(404, words))
+        with caplog.at_level(logging.ERROR):
+            async with writing(fake.url, time, shards=1) as writer:
+                await writer.append([block(series(1), time.now_ms())])
+                await until(lambda: writer.state is WriterState.HELD)
+                await time.sleep(60)
+    [said] = [one.message for one in caplog.records if "refuses us" in one.message]
+    assert "start Prometheus with --web.enable-remote-write-receiver" in said
+
+
 async def test_a_client_error_for_one_request_only_does_not_hold_the_others_for_ever() -> None:
     """As from a firewall that does not like a label: empty requests pass, this one never does."""
     time, labels = FastTime(200), series(16)

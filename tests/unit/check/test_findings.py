@@ -17,6 +17,7 @@ from sidecar.config import (
     WatchConfig,
     WatchPublish,
 )
+from sidecar.remote.described import START_RECEIVER
 from sidecar.remote.probe import ReceiverFacts, ServerFacts
 from sidecar.series import LabelSet
 
@@ -315,6 +316,15 @@ def test_a_server_without_remote_read_is_a_warning_since_the_query_api_serves(
             "at a server that does (remote write is refused: 404 no)",
         ),
         (
+            ServerFacts(
+                remote_read=True,
+                receiver=False,
+                problems=(f"remote write is refused: {START_RECEIVER}",),
+            ),
+            "does not take remote write: start Prometheus with --web.enable-remote-write-receiver, "
+            "or point remote_write.url at a server that does",
+        ),
+        (
             ServerFacts(remote_read=True, receiver=True, clock_offset_s=61.0),
             "its clock is 61 s behind this machine's",
         ),
@@ -330,6 +340,7 @@ def test_what_is_wrong_with_the_server(facts: ServerFacts | None, expected: str)
     [finding] = report.findings
     assert finding.level == "error"
     assert expected in finding.message
+    assert finding.message.count(START_RECEIVER) <= 1
     assert not report.works
 
 
@@ -442,5 +453,5 @@ def test_a_silent_server_is_all_there_is_to_say() -> None:
         "here? refused",
         "the watches were not checked: their series cannot be read",
         "",
-        "1 of these will not work as configured",
+        "1 problem",
     ]

@@ -39,6 +39,53 @@ def test_what_is_kept_is_put_together_from_pages(
     assert asked_for[0] == {"match[]": ['x{limit="3", job=~"a.*"}'], "offset": ["0"]}
 
 
+@pytest.mark.parametrize(
+    ("verb", "done", "said"),
+    [
+        ("retrain", (1, None), "fit ordered, v1 serves until then; `sentinel audit '{}'` shows"),
+        ("pin", (1, None), "pinned at v1"),
+        ("unpin", (1, None), "unpinned, v1 serves"),
+        ("rollback", (3, 2), "v3 -> v2"),
+    ],
+)
+def test_an_order_says_what_it_did(
+    verb: str,
+    done: tuple[int, int | None],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    series = 'x{job="a b"}'
+    one = {"series": series, "from_version": done[0], "to_version": done[1], "error": ""}
+    monkeypatch.setattr(orders, "asked", lambda *_: {"status": "success", "data": [one]})
+    assert main([verb, series]) == 0
+    assert f"{series}: {said.format(series)}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("given", "sent"), [("v2", 2), ("2", 2), ("v12", 12)])
+def test_a_version_is_written_with_or_without_its_v(
+    given: str, sent: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders_given: list[Any] = []
+
+    def asked(_: Client, path: str, order: Mapping[str, Any]) -> Any:
+        orders_given.append((path, order))
+        return {"status": "success", "data": []}
+
+    monkeypatch.setattr(orders, "asked", asked)
+    assert main(["rollback", "x", "--to", given]) == 0
+    [(_, order)] = orders_given
+    assert order["to_version"] == sent
+
+
+@pytest.mark.parametrize("given", ["0", "v", "two", "-1", "v2.5"])
+def test_what_is_no_version_is_said(given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["rollback", "x", f"--to={given}"])
+    assert caught.value.code == 2
+    assert "is no version: write v3 or 3" in capsys.readouterr().err
+
+
 def test_what_the_sidecar_refuses_is_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
