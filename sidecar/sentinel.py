@@ -9,6 +9,10 @@ import threading
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final, TypeVar
 
+# What `models.alone` would load amid a cycle, holding up the event loop, is loaded here.
+import scipy.optimize
+import scipy.signal  # noqa: F401
+
 from sidecar.config import SentinelConfig
 from sidecar.errors import ConfigError, SidecarError
 from sidecar.logs import set_up_logging

@@ -16,7 +16,7 @@ from rich.text import Text
 from sidecar.backtest import Span, run_backtest
 from sidecar.backtest.report import page
 from sidecar.backtest.table import LEGEND, as_json, show
-from sidecar.cli.common import EXIT_FAILED, EXIT_OK
+from sidecar.cli.status_codes import EXIT_FAILED, EXIT_OK
 from sidecar.config import SentinelConfig
 from sidecar.duration import parse_duration_ms
 from sidecar.errors import ConfigError, Problem, SidecarError

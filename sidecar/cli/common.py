@@ -7,13 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from sidecar.cli.status_codes import DEFAULT_FILE
 from sidecar.config import SentinelConfig, WatchConfig, load
 from sidecar.errors import ConfigError, Problem
-
-EXIT_OK: Final = 0
-EXIT_FAILED: Final = 1
-EXIT_USAGE: Final = 2
-DEFAULT_FILE: Final = Path("sentinel.yml")
 
 
 def configuration(options: argparse.Namespace) -> SentinelConfig:

@@ -12,10 +12,10 @@ from rich.text import Text
 
 from sidecar.cli.advice import ADVICE
 from sidecar.cli.client import Client, asked, client
-from sidecar.cli.common import EXIT_FAILED, EXIT_OK
 from sidecar.cli.orders import change_line, version_line
 from sidecar.cli.outlook import exactly, outlook
 from sidecar.cli.status import pages
+from sidecar.cli.status_codes import EXIT_FAILED, EXIT_OK
 from sidecar.config import SentinelConfig, WatchConfig
 from sidecar.errors import SidecarError
 from sidecar.plot import speaks_unicode

@@ -7,7 +7,7 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
-from sidecar.cli.common import EXIT_OK, EXIT_USAGE
+from sidecar.cli.status_codes import EXIT_OK, EXIT_USAGE
 from sidecar.models.auto import AutoModel
 from sidecar.models.registry import (
     ALIASES,

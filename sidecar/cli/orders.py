@@ -10,21 +10,12 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from sidecar.cli.client import Client, asked, client
-from sidecar.cli.common import EXIT_FAILED, EXIT_OK
+from sidecar.cli.status_codes import EXIT_FAILED, EXIT_OK
 from sidecar.config import SentinelConfig, WatchConfig
 from sidecar.errors import ConfigError, Problem, SidecarError
 
-ORDERS: Final = {
-    "retrain": "fit series anew now, before all others",
-    "rollback": "serve an earlier version again, and pin it",
-    "promote": "serve a version that waits for the operator",
-    "pin": "fit series only when an operator asks for it",
-    "unpin": "let series be fitted on their own again",
-}
-QUESTIONS: Final = {
-    "versions": "what is kept of series, and which version serves",
-    "audit": "who changed what of series, and why",
-}
+ORDERS: Final = ("retrain", "rollback", "promote", "pin", "unpin")
+QUESTIONS: Final = ("versions", "audit")
 
 
 def question(config: SentinelConfig, options: argparse.Namespace) -> int:

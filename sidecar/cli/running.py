@@ -11,7 +11,8 @@ from rich.progress import Progress as ProgressBar
 from rich.progress import TaskID
 
 from sidecar.cli.client import reachable
-from sidecar.cli.common import EXIT_FAILED, EXIT_OK, configuration
+from sidecar.cli.common import configuration
+from sidecar.cli.status_codes import EXIT_FAILED, EXIT_OK
 from sidecar.config import SentinelConfig
 from sidecar.names import EXPECTED, LOWER, UPPER
 from sidecar.running import Progress

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sidecar.cli.client import Client, asked, client
-from sidecar.cli.common import EXIT_FAILED, EXIT_OK
+from sidecar.cli.status_codes import EXIT_FAILED, EXIT_OK
 from sidecar.config import SentinelConfig, WatchConfig
 from sidecar.errors import ConfigError, Problem, SidecarError
 from sidecar.printable import printable

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import least_squares
-from scipy.signal import lfilter
 
 from sidecar.models.arma import KEPT, TOLERANCE, Family, Found, Problem, Replayed, largest_residual
 from sidecar.models.recursion import GROWTH
@@ -74,14 +72,14 @@ class Residuals:
         coefficients = family.coefficients(params[:, None])
         self.ar, self.ma = coefficients.ar[:, 0], coefficients.ma[:, 0]
         self.theta = np.append(1.0, self.ma)
-        self.u: FloatArray = lfilter([1.0], self.theta, series.x)
-        self.e: FloatArray = lfilter(np.append(1.0, -self.ar), [1.0], self.u)
+        self.u: FloatArray = _filtered([1.0], self.theta, series.x)
+        self.e: FloatArray = _filtered(np.append(1.0, -self.ar), [1.0], self.u)
         self.psi: FloatArray = np.empty((len(self.e), 0))
         self.c: FloatArray = np.empty(0)
         if family.projected:
             impulse = np.zeros_like(self.e)
             impulse[series.begin] = 1.0
-            response = lfilter([1.0], self.theta, impulse)
+            response = _filtered([1.0], self.theta, impulse)
             self.psi = _delayed(response, range(family.projected))
             judged = self.psi * series.weight[:, None]
             c, *_ = np.linalg.lstsq(judged, self.e * series.weight, rcond=None)
@@ -90,7 +88,7 @@ class Residuals:
 
     def slopes(self, family: Family, series: Series, params: FloatArray) -> FloatArray:
         """d (weight x e) / d params, (T, P), by Kaufman's approximation where c is fitted too."""
-        v = lfilter([0.0, 1.0], self.theta, self.e)
+        v = _filtered([0.0, 1.0], self.theta, self.e)
         columns = [
             _delayed(self.u, range(1, family.p + 1)),
             _delayed(v, range(family.q)),
@@ -101,6 +99,15 @@ class Residuals:
             base, _ = np.linalg.qr(self.psi * series.weight[:, None])
             slopes = slopes - base @ (base.T @ slopes)
         return np.asarray(slopes, dtype=np.float64)
+
+
+def _filtered(
+    b: FloatArray | list[float], a: FloatArray | list[float], x: FloatArray
+) -> FloatArray:
+    # Not at the top: all that reads a configuration knows this model, and loading it takes seconds.
+    from scipy.signal import lfilter
+
+    return np.asarray(lfilter(b, a, x), dtype=np.float64)
 
 
 def _delayed(values: FloatArray, lags: range) -> FloatArray:
@@ -123,6 +130,8 @@ def _search(
     start = np.clip(start, family.lower, family.upper)
     if not judged(start).any():  # nothing to explain, and nothing to scale steps by
         return start
+    from scipy.optimize import least_squares
+
     found = least_squares(
         judged,
         start,

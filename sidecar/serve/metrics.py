@@ -7,7 +7,6 @@ reader and writer are taken from their own snapshots when the page is scraped.
 import platform
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import cast
 
 from prometheus_client import (
@@ -23,17 +22,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from sidecar.names import SELF_METRICS, SelfMetric
+from sidecar.version import program_version
 
 _TABLE: Mapping[str, SelfMetric] = {metric.name: metric for metric in SELF_METRICS}
-DISTRIBUTION = "sentinel-sidecar"
-
-
-def program_version() -> str:
-    """The installed distribution's version; ``unknown`` when run from a bare source tree."""
-    try:
-        return version(DISTRIBUTION)
-    except PackageNotFoundError:
-        return "unknown"
 
 
 @dataclass(frozen=True, slots=True)
