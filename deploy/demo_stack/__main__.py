@@ -20,7 +20,7 @@ from deploy.demo_stack.processes import ChildDied
 from deploy.demo_stack.stack import HISTORY_S, Stack
 from sidecar.names import EXPECTED, PREDICTED
 
-# The first forecast is promised within a minute; on a busy machine it may be a little later.
+# It is usually there within half a minute; on a busy machine it may be a little later.
 _FORECAST_WITHIN_S = 120.0
 # So many instants expected and seen make a picture.
 _INSTANTS = 4
@@ -100,9 +100,11 @@ def _until(
 
 def _show(stack: Stack, console: Console, *, once: bool) -> None:
     console.print()
-    for what, where in view.addresses(stack.prometheus_url, stack.sidecar_url, stack.generator_url):
-        console.print(Text.assemble((f"{what}:", "bold"), f" {where}"), soft_wrap=True)
-    console.print()
+    if not once:  # nobody can follow what stops the next moment
+        server, generator = stack.prometheus_url, stack.generator_url
+        for what, where in view.addresses(server, stack.sidecar_url, generator):
+            console.print(Text.assemble((f"{what}:", "bold"), f" {where}"), soft_wrap=True)
+        console.print()
 
     def drawn() -> Group:
         server = stack.prometheus_url

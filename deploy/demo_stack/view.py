@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deploy.demo_stack.api import curves, instant
+from sidecar.models.registry import ALIASES
 from sidecar.names import ACTUAL, ANOMALY_SCORE, EXPECTED, LOWER, MODEL_INFO, PREDICTED, UPPER
 from sidecar.plot import Band, Curve, Picture, speaks_unicode
 
@@ -75,7 +76,7 @@ class Checklist:
         self._console.print(line, soft_wrap=True)
 
 
-def picture_of(server: str, shown: Shown, now_s: float) -> Picture:
+def picture_of(server: str, shown: Shown, now_s: float, width: int) -> Picture:
     """The last minutes of the actual, what was expected of them, and the newest forecast path."""
     start_s, end_s = now_s - PAST_S, now_s + AHEAD_S
 
@@ -91,7 +92,7 @@ def picture_of(server: str, shown: Shown, now_s: float) -> Picture:
     )
     path, low, high = (_path(server, shown, suffix, now_s) for suffix in ("", LOWER, UPPER))
     return Picture(
-        title=f"{shown.title}  ({shown.actual})",
+        title=titled(shown, width),
         actual=past(shown.actual),
         expected=[expected, path],
         bands=[*_band(lower, upper), *_band(low, high)],
@@ -99,6 +100,12 @@ def picture_of(server: str, shown: Shown, now_s: float) -> Picture:
         end_s=end_s,
         now_s=now_s,
     )
+
+
+def titled(shown: Shown, width: int) -> str:
+    """With what is drawn in PromQL, where there is room for all of it."""
+    whole = f"{shown.title}  ({shown.actual})"
+    return whole if len(whole) <= width else shown.title
 
 
 def _path(server: str, shown: Shown, suffix: str, now_s: float) -> Curve:
@@ -130,13 +137,16 @@ def pictures(server: str, console: Console, shown: Sequence[Shown] = SHOWN) -> G
     room = console.height - _OTHER_LINES if console.is_terminal else 16 + below
     small = shown[1:] if room - below >= _LEAST_ROWS else ()
     rows = max(_LEAST_ROWS, min(18, room - (below if small else 0)))
-    large = picture_of(server, shown[0], now_s).draw(console.width, rows, unicode=unicode)
+    large = picture_of(server, shown[0], now_s, console.width).draw(
+        console.width, rows, unicode=unicode
+    )
     each = (console.width - gap * (columns - 1)) // columns
     grid = Table.grid(padding=(1, gap, 0, 0), expand=False)
     for _ in range(columns):
         grid.add_column(width=each, no_wrap=True, overflow="crop")
     drawn = [
-        Group(*picture_of(server, one, now_s).draw(each, 6, unicode=unicode)[:-1]) for one in small
+        Group(*picture_of(server, one, now_s, each).draw(each, 6, unicode=unicode)[:-1])
+        for one in small
     ]
     for i in range(0, len(drawn), columns):
         grid.add_row(*drawn[i : i + columns])
@@ -145,11 +155,12 @@ def pictures(server: str, console: Console, shown: Sequence[Shown] = SHOWN) -> G
 
 def numbers(server: str) -> Table:
     """Each series with its model, what it is now, what was expected, and how unusual that is."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("series", "model", "version"):
-        table.add_column(name, overflow="fold")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("series", overflow="fold")
+    table.add_column("model", no_wrap=True)
+    table.add_column("ver", no_wrap=True)
     for name in ("actual", "expected", "score"):
-        table.add_column(name, justify="right", overflow="fold")
+        table.add_column(name, justify="right", no_wrap=True)
     found = {
         suffix: {
             _series(labels, suffix): value
@@ -162,13 +173,18 @@ def numbers(server: str) -> Table:
         series = _series(labels, MODEL_INFO)
         table.add_row(
             series,
-            labels.get("sentinel_model", ""),
+            short_name(labels.get("sentinel_model", "")),
             labels.get("sentinel_version", ""),
             _short(found[ACTUAL].get(series, plain.get(series))),
             _short(found[EXPECTED].get(series)),
             _short(found[ANOMALY_SCORE].get(series)),
         )
     return table
+
+
+def short_name(model: str) -> str:
+    """A model's alias, where it has one: six narrow columns have to fit beside each other."""
+    return next((alias for alias, meant in ALIASES.items() if meant == model), model)
 
 
 def _series(labels: dict[str, str], suffix: str) -> str:

@@ -1,6 +1,7 @@
 """The demo's processes: it starts what it says, and stops that and nothing else."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -172,6 +173,16 @@ def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path, number: signa
     assert len(started) >= 2
     assert [pid for pid in started if lives(pid)] == []
     assert list(tmp_path.glob("sentinel-demo-*")) == []
+
+
+def test_asking_the_demo_for_help_installs_and_starts_nothing(tmp_path: Path) -> None:
+    for name in ("demo", "setup.sh"):
+        shutil.copy(ROOT / "deploy" / name, tmp_path / name)
+    done = subprocess.run(
+        ["bash", str(tmp_path / "demo"), "--help"], capture_output=True, text=True, check=True
+    )
+    assert "--once" in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo", "setup.sh"]
 
 
 def children_of(pid: int) -> list[str]:
