@@ -40,6 +40,15 @@ EMITTED_LABELS: Final = (HORIZON_LABEL, STEP_LABEL, VERSION_LABEL, MODEL_LABEL, 
 EXPORTED_PREFIX: Final = "exported_"
 
 
+def output_label(name: str) -> str:
+    """The name under which a label of a source stands on its outputs.
+
+    >>> output_label("job"), output_label("sentinel_step")
+    ('job', 'exported_sentinel_step')
+    """
+    return EXPORTED_PREFIX + name if name in EMITTED_LABELS else name
+
+
 def is_own_output(metric: str) -> bool:
     """Whether a metric of this name is one that a sidecar wrote, and so never a source.
 

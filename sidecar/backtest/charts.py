@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from sidecar.backtest.summary import BAND
 from sidecar.models.contract import as_float
 from sidecar.plot import compact
 from sidecar.series import FloatArray, TimeArray
@@ -158,7 +159,7 @@ def coverage_over_time(
         left = frame.x(min(float(times[edges[at]]), frame.x1))
         right = frame.x(min(float(times[edges[at + 1]]), frame.x1))
         top = frame.y(value)
-        kind = "good" if 0.93 <= value <= 0.97 else "off"
+        kind = "good" if BAND[0] <= value <= BAND[1] else "off"
         bars.append(
             f'<rect class="bar {kind}" x="{left + 0.5:.1f}" y="{top:.1f}" '
             f'width="{max(right - left - 1, 0.5):.1f}" height="{frame.y(low) - top:.1f}"/>'

@@ -103,7 +103,7 @@ async def _ruled(watch: WatchConfig, source: Source, end_ms: int) -> tuple[Cycle
     if not found:
         raise _error(
             watch,
-            f"no series matches at the end of the range, {_instant(end_ms)}: `sentinel check` says "
+            f"no series matches at the end of the range, {utc(end_ms)}: `sentinel check` says "
             "what the server has; --end tests an earlier range",
         )
     kind = None
@@ -131,10 +131,10 @@ def _planned(
     if not there[kept, :-tested].any():
         start_ms = batch.grid.end_ms - tested * batch.grid.step_ms
         first = np.flatnonzero(there.any(axis=0))
-        since = _instant(batch.grid.start_ms + int(first[0]) * batch.grid.step_ms)
+        since = utc(batch.grid.start_ms + int(first[0]) * batch.grid.step_ms)
         raise _error(
             watch,
-            f"there is no history before {_instant(start_ms)} to learn from, the first sample is "
+            f"there is no history before {utc(start_ms)} to learn from, the first sample is "
             f"of {since}: test a shorter range, --from {_half(batch, int(first[0]))}",
         )
     labels = tuple(batch.labels[row] for row in kept)
@@ -154,7 +154,8 @@ def _half(batch: SeriesBatch, first: int) -> str:
     return format_duration(max(60_000, half_ms // 60_000 * 60_000))
 
 
-def _instant(at_ms: int) -> str:
+def utc(at_ms: int) -> str:
+    """An instant as it is written for people, RFC 3339 in whole seconds."""
     return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

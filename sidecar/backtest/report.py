@@ -12,8 +12,8 @@ import numpy as np
 
 from sidecar.backtest import charts
 from sidecar.backtest.style import STYLE
-from sidecar.backtest.summary import ModelResult, WatchResult, ranked, verdict
-from sidecar.backtest.table import described, number, percent, ratio
+from sidecar.backtest.summary import ABOUT, ModelResult, WatchResult, ranked, verdict
+from sidecar.backtest.table import HEADINGS, cells_of, described, least_mase, percent, ratio
 from sidecar.names import METRIC_NAME
 from sidecar.printable import printable
 from sidecar.series import LabelSet
@@ -61,7 +61,7 @@ def _section(result: WatchResult) -> str:
 def _mood(row: ModelResult) -> str:
     if not np.isfinite(row.mase):
         return "none"
-    return "good" if row.mase < 0.95 else "even" if row.mase <= 1.05 else "bad"
+    return "good" if row.mase < 1 - ABOUT else "even" if row.mase <= 1 + ABOUT else "bad"
 
 
 def _tiles(result: WatchResult) -> str:
@@ -81,16 +81,12 @@ def _tiles(result: WatchResult) -> str:
 
 
 def _table(result: WatchResult) -> str:
-    best = min((r.mase for r in result.rows if np.isfinite(r.mase)), default=np.nan)
-    heads = ("model", "MAE", "MASE", "vs 1d", "sMAPE", "in band", f"at {result.horizon}", "wins")
+    best = least_mase(result)
+    heads = ("model", *HEADINGS, f"at {result.horizon}", "wins")
     rows = []
     for at, row in enumerate(result.rows):
         cells = (
-            number(row.mae),
-            ratio(row.mase),
-            ratio(row.seasonal_mase),
-            percent(row.smape),
-            percent(row.coverage),
+            *cells_of(row),
             ratio(row.far_mase),
             f"{row.wins}/{row.judged}",
         )

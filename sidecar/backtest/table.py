@@ -1,7 +1,6 @@
 """A backtest on a terminal: a table of models, and what it comes to. 80 columns suffice."""
 
-from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from rich import box
@@ -9,12 +8,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sidecar.backtest.history import utc
 from sidecar.backtest.summary import ModelResult, WatchResult, ranked, verdict
 from sidecar.duration import format_duration
 from sidecar.learning.scores import LARGEST_RATIO
 from sidecar.printable import printable
 
-_SHOWN = 3
+HEADINGS: Final = ("MAE", "MASE", "vs 1d", "sMAPE", "in band")
+_SHOWN: Final = 3
 
 
 def show(result: WatchResult, console: Console) -> None:
@@ -51,18 +52,13 @@ def table_of(result: WatchResult) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
     table.add_column("model", overflow="fold")
     one_step = len(result.main.lead_mase) < 2
-    headings = ["MAE", "MASE", "vs 1d", "sMAPE", "in band"]
-    headings += [] if one_step else [f"at {result.horizon}"]
-    for heading in [*headings, "wins"]:
+    far = [] if one_step else [f"at {result.horizon}"]
+    for heading in (*HEADINGS, *far, "wins"):
         table.add_column(heading, justify="right", no_wrap=True)
-    best = min((r.mase for r in result.rows if np.isfinite(r.mase)), default=np.nan)
+    best = least_mase(result)
     for row in result.rows:
         cells = [
-            number(row.mae),
-            ratio(row.mase),
-            ratio(row.seasonal_mase),
-            percent(row.smape),
-            percent(row.coverage),
+            *cells_of(row),
             *([] if one_step else [ratio(row.far_mase)]),
             f"{row.wins}/{row.judged}" if row.judged else "-",
         ]
@@ -70,6 +66,22 @@ def table_of(result: WatchResult) -> Table:
         style = "bold" if row.mase == best else ""
         table.add_row(row.model + mark, *cells, style=style)
     return table
+
+
+def cells_of(row: ModelResult) -> tuple[str, ...]:
+    """The figures of a row one step ahead, below ``HEADINGS``."""
+    return (
+        number(row.mae),
+        ratio(row.mase),
+        ratio(row.seasonal_mase),
+        percent(row.smape),
+        percent(row.coverage),
+    )
+
+
+def least_mase(result: WatchResult) -> float:
+    """The smallest error against naive's of all rows; NaN where none has one."""
+    return min((row.mase for row in result.rows if np.isfinite(row.mase)), default=np.nan)
 
 
 LEGEND = (
@@ -187,7 +199,3 @@ def ratio(value: float, digits: int = 3) -> str:
 
 def percent(value: float) -> str:
     return f"{value:.1%}" if np.isfinite(value) else "-"
-
-
-def utc(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

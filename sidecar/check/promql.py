@@ -6,7 +6,7 @@ five-minute lookback from drawing a tail; at a granularity of four minutes and m
 makes values visible at all between two instants.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from sidecar import names
@@ -93,17 +93,15 @@ def _step(watch: WatchConfig, step: int) -> tuple[Matcher, ...]:
 
 
 def _named(watch: WatchConfig, suffix: str, *more: Matcher) -> str:
-    """The watch's selector with the name of one of its outputs."""
+    return str(output_of(watch, suffix, *more))
+
+
+def output_of(watch: WatchConfig, suffix: str, *more: Matcher) -> Selector:
+    """The watch's selector with the name of one of its outputs; its own without a suffix."""
     conditions = [one for one in watch.selector.matchers if one.name != names.METRIC_NAME]
-    renamed = [_output_label(one) if suffix else one for one in conditions]
-    return str(Selector.of(watch.output_metric + suffix, *renamed, *more))
-
-
-def _output_label(matcher: Matcher) -> Matcher:
-    """A condition on a source's label as it holds on the outputs."""
-    if matcher.name not in names.EMITTED_LABELS:
-        return matcher
-    return Matcher(names.EXPORTED_PREFIX + matcher.name, matcher.op, matcher.value)
+    if suffix:
+        conditions = [replace(one, name=names.output_label(one.name)) for one in conditions]
+    return Selector.of(watch.output_metric + suffix, *conditions, *more)
 
 
 def _seen(watch: WatchConfig, selector: str) -> str:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from sidecar.check.promql import output_of
 from sidecar.config import WatchConfig
-from sidecar.names import EMITTED_LABELS, EXPECTED, EXPORTED_PREFIX, METRIC_NAME, PREDICTED
+from sidecar.names import EXPECTED, PREDICTED
 from sidecar.remote.sliced import SlicedReader
-from sidecar.series import LabelSet, Matcher, RawSeries, Selector, is_stale
+from sidecar.series import LabelSet, RawSeries, Selector, is_stale
 
 # Samples older than this, and than a few instants, are of somebody who has stopped.
 _FRESH_MS: Final = 120_000
@@ -67,15 +68,7 @@ def foreign(alive: Sequence[RawSeries], store: Path, now_ms: int) -> Elsewhere |
 
 def outputs_of(watch: WatchConfig) -> Selector:
     """One output of each series of a watch: ``expected``, else the predictions."""
-    suffix = EXPECTED if watch.published.expected else PREDICTED
-    matchers = [one for one in watch.selector.matchers if one.name != METRIC_NAME]
-    renamed = (
-        Matcher(EXPORTED_PREFIX + one.name, one.op, one.value)
-        if one.name in EMITTED_LABELS
-        else one
-        for one in matchers
-    )
-    return Selector.of(watch.output_metric + suffix, *renamed)
+    return output_of(watch, EXPECTED if watch.published.expected else PREDICTED)
 
 
 def written(store: Path) -> frozenset[bytes] | None:

@@ -16,12 +16,11 @@ from sidecar.duration import format_duration, parse_duration_ms
 from sidecar.errors import SidecarError
 from sidecar.names import (
     ACTUAL,
-    EMITTED_LABELS,
     EXPECTED,
-    EXPORTED_PREFIX,
     LOWER,
     METRIC_NAME,
     UPPER,
+    output_label,
 )
 from sidecar.plot import Band, Curve, Picture
 from sidecar.series import Matcher, MatchOp, Selector
@@ -73,7 +72,7 @@ def exactly(labels: Mapping[str, str], suffix: str) -> str:
     for name, value in sorted(labels.items()):
         if name == METRIC_NAME:
             continue
-        shown = EXPORTED_PREFIX + name if suffix and name in EMITTED_LABELS else name
+        shown = output_label(name) if suffix else name
         equal.append(Matcher(shown, MatchOp.EQUAL, value))
     return str(Selector.of(labels.get(METRIC_NAME, "") + suffix, *equal))
 

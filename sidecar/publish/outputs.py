@@ -206,9 +206,7 @@ def with_ours(source: LabelSet, ours: Mapping[str, str]) -> LabelSet:
     y{exported_sentinel_step="9"}
     """
     kept = {
-        (names.EXPORTED_PREFIX + name if name in names.EMITTED_LABELS else name): value
-        for name, value in source.pairs
-        if name != names.METRIC_NAME
+        names.output_label(name): value for name, value in source.pairs if name != names.METRIC_NAME
     }
     return LabelSet.of({**kept, **ours})
 

@@ -18,7 +18,7 @@ from sidecar.errors import ConfigError, SidecarError
 from sidecar.names import METRIC_NAME
 from sidecar.operating import Done, Kept, KeptPage, Operator
 from sidecar.serve.promql.params import Params, first, parse_time_ms
-from sidecar.serve.selecting import having, number, selected
+from sidecar.serve.selecting import having, number, parameters, selected
 
 HEADER: Final = "X-Sentinel-Admin"
 VERBS: Final = ("retrain", "rollback", "promote", "pin", "unpin")
@@ -54,10 +54,18 @@ def routes(
 
     found.append(web.post("/-/reload", _guarded(reloaded, enabled)))
 
-    async def kept(request: web.Request) -> web.StreamResponse:
-        query = {name: request.query.getall(name) for name in request.query}
+    for name, page in (("versions", _versions), ("audit", _audit)):
+        shown = _shown(operator, page)
+        found.append(web.get(f"/api/v1/models/{name}", shown, allow_head=False))
+    return found
+
+
+def _shown(
+    operator: Callable[[], Operator], page_of: Callable[[Operator, Params], Awaitable[KeptPage]]
+) -> Handler:
+    async def handler(request: web.Request) -> web.StreamResponse:
         try:
-            page = await _page(operator(), query, audit=request.path.endswith("/audit"))
+            page = await page_of(operator(), parameters(request))
         except ValueError as error:
             return _refusal(400, str(error))
         about = {"series": page.matched, "next_offset": page.next_offset}
@@ -67,20 +75,25 @@ def routes(
             charset="utf-8",
         )
 
-    found.append(web.get("/api/v1/models/versions", kept, allow_head=False))
-    found.append(web.get("/api/v1/models/audit", kept, allow_head=False))
-    return found
+    return handler
 
 
-async def _page(operator: Operator, query: Params, *, audit: bool) -> KeptPage:
-    """Changes, versions, or which version made the predictions of a time.
+async def _audit(operator: Operator, query: Params) -> KeptPage:
+    """Changes.
 
     Raises:
         ValueError: which parameter is wrong.
     """
-    if audit:
-        newest = number(query, "limit", 100, 9_999)
-        return await operator.audit(_kept(query, "series_limit", "limit"), newest)
+    newest = number(query, "limit", 100, 9_999)
+    return await operator.audit(_kept(query, "series_limit", "limit"), newest)
+
+
+async def _versions(operator: Operator, query: Params) -> KeptPage:
+    """Versions, or which of them made the predictions of a time.
+
+    Raises:
+        ValueError: which parameter is wrong.
+    """
     wanted, at = _kept(query, "limit", "time"), first(query, "time")
     if not at:
         return await operator.versions(wanted)

@@ -18,7 +18,8 @@ _GZIP_FROM: Final = 1024
 
 
 class Outbox:
-    """
+    """Sends answers, and counts what waits for its client.
+
     Args:
         most_bytes: that may wait for their clients before further questions are refused.
     """
@@ -31,7 +32,8 @@ class Outbox:
         return self._waiting_bytes < self._most_bytes
 
     def check_room(self) -> None:
-        """
+        """See that another answer may be made.
+
         Raises:
             QueryError: too much is waiting.
         """

@@ -4,6 +4,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from aiohttp import web
+
 from sidecar.series import LabelSet
 from sidecar.serve.promql.frames import QueryError
 from sidecar.serve.promql.params import Params, first
@@ -12,6 +14,11 @@ from sidecar.serve.promql.parse import Unparsable, parse_selector
 Accepts = Callable[[LabelSet], bool]
 
 _MOST_SELECTORS: Final = 64
+
+
+def parameters(request: web.Request) -> Params:
+    """What stands in the URL, every value of each name."""
+    return {name: request.query.getall(name) for name in request.query}
 
 
 def selected(texts: Sequence[str]) -> Accepts:

@@ -5,14 +5,14 @@ holds the interpreter for long.
 """
 
 import json
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Collection
+from typing import Final
 
 from aiohttp import web
 
 from sidecar.names import Reason
 from sidecar.serve.promql.params import Params, first
-from sidecar.serve.selecting import number, selected
+from sidecar.serve.selecting import number, parameters, selected
 from sidecar.serve.status import SORTS, STATES, StatusPage, Wanted
 
 MOST: Final = 10_000
@@ -33,7 +33,7 @@ def route(pages: Pages, in_thread: Callable[..., Awaitable[bytes]]) -> web.Route
 
     async def handler(request: web.Request) -> web.StreamResponse:
         try:
-            wanted = wanted_of({name: request.query.getall(name) for name in request.query})
+            wanted = wanted_of(parameters(request))
         except ValueError as error:
             return web.json_response({"status": "error", "error": str(error)}, status=400)
         body = await in_thread(encoded, await pages(wanted), wanted)
@@ -68,7 +68,7 @@ def wanted_of(query: Params) -> Wanted:
     )
 
 
-def _words(query: Params, name: str, known: Any) -> frozenset[str]:
+def _words(query: Params, name: str, known: Collection[str]) -> frozenset[str]:
     given = [word for text in query.get(name, ()) for word in text.split(",") if word]
     wrong = [word for word in given if word not in known]
     if wrong:
