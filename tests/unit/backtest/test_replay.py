@@ -62,12 +62,12 @@ def test_the_figures_are_those_of_live_judging_over_the_same_instants() -> None:
 
 @pytest.mark.parametrize("name", ["linear", "auto", "seasonal_naive"])
 def test_changing_what_came_from_an_instant_on_changes_no_forecast_issued_before(name: str) -> None:
-    values = signal(2, HISTORY + TESTED)
-    before = replayed(plan_of(values, TESTED, refit=10), name)
+    tested, refit, at = 24, 15, 18  # in the middle of a turn, right after the second fit
+    values = signal(2, HISTORY + tested)
+    before = replayed(plan_of(values, tested, refit=refit), name)
     changed = values.copy()
-    at = 23  # in the middle of a turn and between two fits
     changed[:, HISTORY + at :] = 1e6
-    after = replayed(plan_of(changed, TESTED, refit=10), name)
+    after = replayed(plan_of(changed, tested, refit=refit), name)
     np.testing.assert_array_equal(after.expected[:, :, : at + 1], before.expected[:, :, : at + 1])
     assert not np.array_equal(after.expected[:, :, at + 1], before.expected[:, :, at + 1])
 

@@ -330,13 +330,15 @@ def test_a_watch_without_series_says_so_once_a_minute_until_they_come(
         assert w.watch.learned.labels == tuple(labels(name) for name in "abc")
 
 
-@pytest.mark.parametrize(("series", "every"), [(1, 1), (60, 3), (2_000, 10)])
+@pytest.mark.parametrize(
+    ("series", "for_each_ms", "every"), [(1, 3_000, 1), (3, MINUTE, 3), (12, MINUTE, 10)]
+)
 def test_the_more_series_the_less_often_they_are_saved(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, series: int, every: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, series: int, for_each_ms: int, every: int
 ) -> None:
-    monkeypatch.setattr(watching, "SAVE_EVERY_MS_FOR_EACH", 3_000 if series < 100 else MINUTE)
-    count = min(series, 60)
-    past = [sampled(wave, T0 - HOUR, T0 + HOUR, every_ms=MINUTE, name=f"{k}") for k in range(count)]
+    monkeypatch.setattr(watching, "SAVE_EVERY_MS_FOR_EACH", for_each_ms)
+    names = [f"{k}" for k in range(series)]
+    past = [sampled(wave, T0 - HOUR, T0 + HOUR, every_ms=MINUTE, name=name) for name in names]
     with world(tmp_path, "1m", *past) as w:
 
         async def main() -> list[int]:
