@@ -312,10 +312,11 @@ class Running:
                 "another program has the port; set emitter_port, or end that program"
             ) from None
         log.info(
-            "listening on %s:%d; %d watches",
+            "listening on %s:%d; %d %s",
             config.emitter_host,
             runner.addresses[0][1],
             len(config.watches),
+            "watch" if len(config.watches) == 1 else "watches",
         )
         return runner
 

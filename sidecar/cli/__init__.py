@@ -5,6 +5,7 @@ command line is wrong.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -23,8 +24,13 @@ Command = Callable[["SentinelConfig", argparse.Namespace], int]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of ``sentinel`` and ``python -m sidecar``."""
     try:
-        return _main(sys.argv[1:] if arguments is None else arguments)
+        status = _main(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()  # what is left must not fail when nobody can be told
+        return status
     except KeyboardInterrupt:
+        return EXIT_FAILED
+    except BrokenPipeError:  # as from `| head`: whoever reads has enough, and nobody is to be told
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
 
 

@@ -55,6 +55,7 @@ def _print_table() -> None:
     console.print(table, width=max(console.width, _NARROWEST), highlight=False, markup=False)
     print(
         f"\nA watch takes {AutoModel.name} unless it names another by model and model_params."
+        f"\n{PROFILE} is no model of its own: it stands in front of those that take season."
         "\nsentinel models NAME: when to take it, how it works, its settings, measured figures."
     )
 

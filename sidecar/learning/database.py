@@ -344,7 +344,7 @@ def _locked(folder: Path) -> int:
         holder = os.pread(descriptor, 256, 0).decode("utf-8", "replace").strip()
         os.close(descriptor)
         raise StoreLocked(
-            f"{folder} is in use by another sentinel ({holder or 'unknown process'}): stop it, or "
+            f"{folder} is in use by another sentinel ({_named(holder)}): stop it, or "
             "give this one an artifact_store of its own"
         ) from None
     except OSError as error:
@@ -355,6 +355,14 @@ def _locked(folder: Path) -> int:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps({"pid": os.getpid()}).encode(), 0)
     return descriptor
+
+
+def _named(holder: str) -> str:
+    """The process that wrote this into the lock file."""
+    try:
+        return f"process {int(json.loads(holder)['pid'])}"
+    except (ValueError, KeyError, TypeError):
+        return "unknown process"
 
 
 def _move_aside(folder: Path) -> Path:

@@ -6,7 +6,7 @@ here. Handlers only read what the cycles left for them; what takes longer is don
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from aiohttp import HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -41,6 +41,7 @@ def build_app(
         middlewares=[*middlewares, _plain_errors], client_max_size=32 * 1024 * 1024
     )
     found = [
+        web.get("/", _addresses),
         web.get("/metrics", _metrics(board, metrics, exposition_max_series)),
         web.get("/-/healthy", _healthy),
         web.get("/-/ready", _ready(board)),
@@ -80,6 +81,22 @@ def _metrics(board: Board, metrics: SelfMetrics, max_series: int) -> _Handler:
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
 
     return handler
+
+
+_ADDRESSES: Final = """Sentinel, a forecasting sidecar for Prometheus.
+
+/metrics                   its own metrics and the newest predictions (its own: ?collect[]=self)
+/-/healthy, /-/ready       whether it lives, and whether it forecasts
+/api/v1/status             every series: state, reason, accuracy
+/api/v1/models/versions    what is kept of series (?match[]=SELECTOR)
+/api/v1/models/audit       who changed what of them, and why
+/api/v1/query, query_range the query API of Prometheus, past now: a data source for Grafana
+/api/v1/read               remote read of the same
+"""
+
+
+async def _addresses(_: web.Request) -> web.StreamResponse:
+    return web.Response(text=_ADDRESSES)
 
 
 async def _healthy(_: web.Request) -> web.StreamResponse:

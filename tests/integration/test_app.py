@@ -93,6 +93,14 @@ async def test_readiness_says_why_not_and_health_does_not_depend_on_it() -> None
         assert (await get(f"{url}/-/ready"))[0] == 200
 
 
+async def test_the_root_lists_addresses_that_are_there() -> None:
+    async with served(Board([PAGE])) as url:
+        status, text = await get(f"{url}/")
+        assert status == 200
+        for path in ("/metrics", "/-/healthy", "/-/ready", "/api/v1/status", "/api/v1/query"):
+            assert path in text
+
+
 async def test_an_unknown_page_is_a_404_that_names_the_known_ones() -> None:
     async with served(Board()) as url:
         status, text = await get(f"{url}/nothing/here")

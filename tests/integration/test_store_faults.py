@@ -173,7 +173,7 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     with process:
         assert process.stdout is not None
         process.stdout.readline()
-        with pytest.raises(StoreLocked, match=f'"pid": {process.pid}'):
+        with pytest.raises(StoreLocked, match=rf"\(process {process.pid}\)"):
             opened(folder)
         process.send_signal(signal.SIGKILL)
     opened(folder).close()

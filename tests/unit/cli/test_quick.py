@@ -36,6 +36,17 @@ def test_what_asks_a_sidecar_loads_no_web_server() -> None:
     assert not {"scipy.signal", "scipy.optimize"} & set(done.stderr.split())
 
 
+def test_a_reader_that_has_enough_is_no_reason_for_a_traceback() -> None:
+    command = f"{sys.executable} -m sidecar models lags | head -n 1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    script = "import sys, sidecar.cli as c; c._main = lambda _: print('x' * 200_000) or 0; "
+    command = f'{sys.executable} -c "{script}sys.exit(c.main([]))" | head -c 1 > /dev/null; '
+    command += "echo ${PIPESTATUS[0]}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("1\n", "")
+
+
 def test_an_interrupt_while_a_command_loads_is_quiet() -> None:
     script = """
 import sys

@@ -436,7 +436,7 @@ def test_a_folder_that_moves_keeps_its_versions(tmp_path: Path) -> None:
 
 def test_only_one_process_may_use_a_store_and_the_second_is_told_who_does(tmp_path: Path) -> None:
     store = opened(tmp_path)
-    with pytest.raises(StoreLocked, match=f'in use by another sentinel.*"pid": {os.getpid()}'):
+    with pytest.raises(StoreLocked, match=rf"in use by another sentinel \(process {os.getpid()}\)"):
         opened(tmp_path)
     store.close()
     opened(tmp_path).close()
