@@ -6,8 +6,8 @@ from typing import Final
 
 from sidecar.config import WatchConfig
 from sidecar.ingest.buffer import PushBuffer
-from sidecar.past import SourceReader
 from sidecar.series import RawSeries, Selector
+from sidecar.watches.past import SourceReader
 
 # Two lookbacks of Prometheus and some minutes: what a cycle reads beside its own instants.
 KEPT_FOR_MS: Final = 900_000

@@ -18,17 +18,13 @@ from typing import Any, Final, TypeVar
 
 from aiohttp import web
 
-from sidecar.book import StoredVersions
 from sidecar.config import SentinelConfig
 from sidecar.endpoints import Endpoints
 from sidecar.errors import ConfigError, SidecarError
-from sidecar.fleet import Fleet
 from sidecar.learning.schedule import FitQueue
 from sidecar.learning.store import VersionStore
 from sidecar.learning.workers import FitPool
 from sidecar.names import FAILURES
-from sidecar.operating import Operator
-from sidecar.ports import CycleNote, Ports
 from sidecar.publish.acknowledgements import Acknowledgements
 from sidecar.publish.exposition import Page
 from sidecar.publish.paths import ForecastPaths
@@ -54,8 +50,12 @@ from sidecar.serve.status import (
 from sidecar.serve.upstream import Upstream
 from sidecar.serve.web_config import Doorkeeper, WebConfig, load_web_config
 from sidecar.source import Source
-from sidecar.trainer import Trainer, TrainingNote
-from sidecar.watching import Watch
+from sidecar.watches.book import StoredVersions
+from sidecar.watches.fleet import Fleet
+from sidecar.watches.operating import Operator
+from sidecar.watches.ports import CycleNote, Ports
+from sidecar.watches.trainer import Trainer, TrainingNote
+from sidecar.watches.watching import Watch
 
 log = logging.getLogger(__name__)
 

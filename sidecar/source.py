@@ -18,7 +18,6 @@ from sidecar.config import SentinelConfig, WatchConfig
 from sidecar.errors import RemoteError
 from sidecar.ingest.buffer import PushBuffer
 from sidecar.ingest.checks import DEFAULT_LOOKBACK_DELTA_MS
-from sidecar.past import SourceReader
 from sidecar.pushed import PushReader, PushStats, spans
 from sidecar.remote.backoff import BackoffSettings, delay_s
 from sidecar.remote.expressions import ExpressionReader
@@ -28,6 +27,7 @@ from sidecar.remote.query_reader import QueryApiReader
 from sidecar.remote.reader import ReaderStats, RemoteReader
 from sidecar.remote.settings import HttpSettings
 from sidecar.remote.turns import ReadTurns
+from sidecar.watches.past import SourceReader
 
 log = logging.getLogger(__name__)
 

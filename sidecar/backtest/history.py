@@ -18,9 +18,9 @@ from sidecar.errors import DataError
 from sidecar.ingest.history import HistoryBuilder
 from sidecar.learning.gate import GateSettings
 from sidecar.names import Reason
-from sidecar.rules import make_rules
 from sidecar.series import Grid, SeriesBatch
 from sidecar.source import Source
+from sidecar.watches.rules import make_rules
 
 # 400 MB of history at most are held.
 MOST_VALUES: Final = 50_000_000

@@ -16,9 +16,9 @@ from aiohttp import web
 
 from sidecar.errors import ConfigError, SidecarError
 from sidecar.names import METRIC_NAME
-from sidecar.operating import Done, Kept, KeptPage, Operator
 from sidecar.serve.promql.params import Params, first, parse_time_ms
 from sidecar.serve.selecting import having, number, parameters, selected
+from sidecar.watches.operating import Done, Kept, KeptPage, Operator
 
 HEADER: Final = "X-Sentinel-Admin"
 VERBS: Final = ("retrain", "rollback", "promote", "pin", "unpin")

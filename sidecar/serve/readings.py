@@ -7,14 +7,14 @@ from typing import Any
 from sidecar.ingest.buffer import BufferStats
 from sidecar.names import DropReason, Refusal
 from sidecar.pushed import PushStats
-from sidecar.quality import SHARES
 from sidecar.remote.audit import AuditStats
 from sidecar.remote.reader import ReaderStats
 from sidecar.remote.writer import RemoteWriter, WriterState, WriterStats
 from sidecar.series import LabelSet
 from sidecar.serve.metrics import Reading
 from sidecar.serve.status import count_reasons, count_states
-from sidecar.watching import Watch
+from sidecar.watches.quality import SHARES
+from sidecar.watches.watching import Watch
 
 
 def of_readers(stats: Sequence[ReaderStats]) -> Iterable[Reading]:

@@ -16,7 +16,7 @@ from sidecar.models.contract import take
 from sidecar.names import Reason
 from sidecar.series import FloatArray, LabelSet
 from sidecar.serve.selecting import Accepts
-from sidecar.watching import Watch
+from sidecar.watches.watching import Watch
 
 STATES: Final = ("serving", "fallback", "waiting", "ended")
 _SERVING, _FALLBACK, _WAITING, _ENDED = range(4)

@@ -11,10 +11,10 @@ from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
 
 from sidecar.learning.records import AuditEntry
-from sidecar.operating import Operator
 from sidecar.series import LabelSet
 from sidecar.serve import admin, status_api
 from sidecar.serve.status import StatusPage, Wanted, status_page
+from sidecar.watches.operating import Operator
 from tests.unit.learning.stored import WATCH
 from tests.unit.serve.made_watches import known_series, watch_of
 

@@ -7,7 +7,7 @@ from sidecar.cycle import advance
 from sidecar.errors import StoreError
 from sidecar.known import adopt, forget
 from sidecar.names import Reason
-from sidecar.snapshot import pack, recipe, unpack
+from sidecar.watches.snapshot import pack, recipe, unpack
 from tests.unit.cycle.helpers import (
     T0,
     G,

@@ -9,8 +9,8 @@ import pytest
 
 from sidecar.errors import DataError, Unavailable
 from sidecar.names import Reason
-from sidecar.past import READ_ONE_BY_ONE, Past
 from sidecar.series import RawSeries, Selector
+from sidecar.watches.past import READ_ONE_BY_ONE, Past
 from tests.unit.cycle.helpers import T0, G, labels, rules, sampled
 
 T = TypeVar("T")

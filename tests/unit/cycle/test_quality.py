@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sidecar.quality import quality_of
+from sidecar.watches.quality import quality_of
 from tests.unit.cycle.helpers import T0, G, begun, cycles, history, model, rules, sampled
 
 DAY = 288 * G

@@ -10,19 +10,19 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import pytest
 
-from sidecar import watching
 from sidecar.config import SentinelConfig, WatchConfig
 from sidecar.learning.schedule import Mode, Trigger
 from sidecar.learning.store import VersionStore
-from sidecar.ports import CycleNote, Ports
 from sidecar.publish.exposition import GaugeRules
 from sidecar.publish.paths import ForecastPaths
 from sidecar.publish.publisher import WatchPublisher
 from sidecar.remote.writer import WriteBlock
 from sidecar.series import LabelSet, RawSeries
 from sidecar.serve.status import count_reasons, reasons_of
-from sidecar.trainer import Trainee, Trainer
-from sidecar.watching import MOST_INSTANTS, Watch
+from sidecar.watches import watching
+from sidecar.watches.ports import CycleNote, Ports
+from sidecar.watches.trainer import Trainee, Trainer
+from sidecar.watches.watching import MOST_INSTANTS, Watch
 from tests.unit.cycle.helpers import fitted, labels, sampled
 from tests.unit.cycle.test_past import Server
 from tests.unit.learning.stored import batch
@@ -317,7 +317,7 @@ def test_a_watch_without_series_says_so_once_a_minute_until_they_come(
     late = [
         sampled(wave, T0 + 100 * SECOND, T0 + HOUR, every_ms=SECOND, name=f"{k}") for k in "abc"
     ]
-    with world(tmp_path, "1s", *late) as w, caplog.at_level("INFO", "sidecar.watching"):
+    with world(tmp_path, "1s", *late) as w, caplog.at_level("INFO", "sidecar.watches.watching"):
 
         async def main() -> None:
             for _ in range(240):

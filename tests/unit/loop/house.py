@@ -9,22 +9,22 @@ from typing import Any
 
 import numpy as np
 
-from sidecar.book import StoredVersions
 from sidecar.config import SentinelConfig, WatchConfig
 from sidecar.errors import Unavailable
-from sidecar.fleet import Fleet
 from sidecar.learning.schedule import FitQueue
 from sidecar.learning.store import VersionStore
 from sidecar.learning.training import train
 from sidecar.learning.worker import build_model
 from sidecar.learning.workers import FitJob, FitResult
-from sidecar.operating import Operator
-from sidecar.ports import CycleNote, Ports
 from sidecar.publish.paths import ForecastPaths
 from sidecar.publish.publisher import InThread
 from sidecar.series import LabelSet, RawSeries, Selector
-from sidecar.trainer import Trainer, TrainingNote
-from sidecar.watching import Watch
+from sidecar.watches.book import StoredVersions
+from sidecar.watches.fleet import Fleet
+from sidecar.watches.operating import Operator
+from sidecar.watches.ports import CycleNote, Ports
+from sidecar.watches.trainer import Trainer, TrainingNote
+from sidecar.watches.watching import Watch
 
 G = 60_000
 T0 = 1_700_000_040_000 // G * G

@@ -11,7 +11,7 @@ import pytest
 
 from sidecar.learning.schedule import Mode, Trigger
 from sidecar.models.contract import State
-from sidecar.operating import Kept
+from sidecar.watches.operating import Kept
 from tests.unit.learning.toys import OwnModel
 from tests.unit.loop.house import T0, G, House, labels
 
@@ -436,7 +436,7 @@ async def test_a_reload_that_cannot_be_built_ends_nothing(
         before = list(house.fleet.watches)
         house.configure({"cron": "0 0 * * *"}, {"horizon": "15m"})
         with monkeypatch.context() as patch:
-            patch.setattr("sidecar.fleet.Watch", _refuses)
+            patch.setattr("sidecar.watches.fleet.Watch", _refuses)
             with pytest.raises(ValueError, match="cannot be built"):
                 await house.fleet.exchange(house.config)
         assert house.fleet.watches == before

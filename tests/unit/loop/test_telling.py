@@ -11,7 +11,7 @@ from tests.unit.loop.house import House
 async def test_a_cycle_of_a_minute_is_one_line_though_timers_jitter(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, logger="sidecar.watching")
+    caplog.set_level(logging.INFO, logger="sidecar.watches.watching")
     async with House(tmp_path, {"a": lambda t: t % 7, "b": lambda t: t % 11}) as house:
         await house.turns(3)
         caplog.clear()

@@ -11,7 +11,7 @@ from sidecar.config import WatchConfig
 from sidecar.cycle import advance
 from sidecar.known import Known
 from sidecar.series import LabelSet, RawSeries, SeriesBatch
-from sidecar.watching import Watch
+from sidecar.watches.watching import Watch
 from tests.unit.cycle.helpers import T0, G, begun, history, model, rules, sampled
 
 NOTHING: frozenset[LabelSet] = frozenset()

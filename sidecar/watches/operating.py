@@ -13,8 +13,8 @@ from sidecar.learning.schedule import Mode, Trigger
 from sidecar.learning.store import VersionStore
 from sidecar.publish.publisher import InThread
 from sidecar.series import LabelSet
-from sidecar.trainer import Trainer
-from sidecar.watching import Watch
+from sidecar.watches.trainer import Trainer
+from sidecar.watches.watching import Watch
 
 
 @dataclass(frozen=True, slots=True)

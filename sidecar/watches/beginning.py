@@ -21,13 +21,13 @@ from sidecar.known import Known, begin
 from sidecar.learning.gate import GateSettings
 from sidecar.learning.records import Serving
 from sidecar.models.contract import ForecastModel, State
-from sidecar.past import READ_ONE_BY_ONE, Past, SourceReader
-from sidecar.ports import Ports
 from sidecar.publish.publisher import WatchPublisher
-from sidecar.resume import Resumed, resume
-from sidecar.rules import make_rules
 from sidecar.series import LabelSet, RawSeries, SeriesBatch
-from sidecar.snapshot import recipe, unpack
+from sidecar.watches.past import READ_ONE_BY_ONE, Past, SourceReader
+from sidecar.watches.ports import Ports
+from sidecar.watches.resume import Resumed, resume
+from sidecar.watches.rules import make_rules
+from sidecar.watches.snapshot import recipe, unpack
 
 log = logging.getLogger(__name__)
 

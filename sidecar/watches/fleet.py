@@ -7,13 +7,13 @@ from functools import partial
 from typing import Any
 
 from sidecar.config import SentinelConfig, WatchConfig
-from sidecar.ports import Ports
 from sidecar.publish.exposition import GaugeRules
 from sidecar.publish.outputs import OutputRules
 from sidecar.publish.ownership import Claim, Ownership
 from sidecar.publish.paths import ForecastPaths
 from sidecar.publish.publisher import Owns, Sink, WatchPublisher
-from sidecar.watching import Watch
+from sidecar.watches.ports import Ports
+from sidecar.watches.watching import Watch
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from sidecar.beginning import Beginning, within_reach
 from sidecar.config import WatchConfig
 from sidecar.cycle import Advance, CycleRules, due_instant_ms, run_cycle
 from sidecar.duration import format_duration
@@ -30,15 +29,16 @@ from sidecar.learning.worker import ModelSpec
 from sidecar.models.contract import ForecastModel, State, from_arrays, take
 from sidecar.models.registry import ModelContext, build
 from sidecar.names import Reason
-from sidecar.past import rows_of
-from sidecar.ports import CycleNote, Ports
 from sidecar.publish.publisher import WatchPublisher
-from sidecar.quality import Quality, quality_of
 from sidecar.remote.backoff import BackoffSettings, delay_s
-from sidecar.resume import as_fitted
 from sidecar.series import SeriesBatch, index_by_labels
-from sidecar.snapshot import pack
-from sidecar.wishes import FitWishes
+from sidecar.watches.beginning import Beginning, within_reach
+from sidecar.watches.past import rows_of
+from sidecar.watches.ports import CycleNote, Ports
+from sidecar.watches.quality import Quality, quality_of
+from sidecar.watches.resume import as_fitted
+from sidecar.watches.snapshot import pack
+from sidecar.watches.wishes import FitWishes
 
 log = logging.getLogger(__name__)
 

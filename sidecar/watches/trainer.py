@@ -14,7 +14,6 @@ from typing import Any, Final, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sidecar.book import Training, VersionBook
 from sidecar.errors import SidecarError, StoreError
 from sidecar.known import Fitted, Known, blank_state
 from sidecar.learning import gate, residuals
@@ -29,6 +28,7 @@ from sidecar.models.naive import NaiveModel
 from sidecar.names import Reason
 from sidecar.publish.publisher import InThread
 from sidecar.series import LabelSet, SeriesBatch, index_by_labels
+from sidecar.watches.book import Training, VersionBook
 
 log = logging.getLogger(__name__)
 

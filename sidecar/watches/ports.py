@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from sidecar.config import WatchConfig
 from sidecar.learning.records import AuditEntry, Group, Restored, Serving
-from sidecar.past import SourceReader
 from sidecar.publish.publisher import InThread
 from sidecar.series import LabelSet
-from sidecar.trainer import Trainer
+from sidecar.watches.past import SourceReader
+from sidecar.watches.trainer import Trainer
 
 
 class Memory(Protocol):
