@@ -51,6 +51,7 @@ class WatchView:
         histograms: some of its series of native histograms, which have no plain samples.
         trouble: why the series could not be read; empty where they could.
         elsewhere: what somebody else writes of its output at present.
+        young_ms: how long ago its oldest sample was, where it has only just begun; else None.
     """
 
     series: tuple[LabelSet, ...] = ()
@@ -61,3 +62,4 @@ class WatchView:
     histograms: tuple[LabelSet, ...] = ()
     trouble: str = ""
     elsewhere: Elsewhere | None = None
+    young_ms: int | None = None

@@ -21,6 +21,8 @@ from sidecar.series import LabelSet, MatchOp
 
 # Beyond this nothing is written: what is stamped by our clock would lie in the server's future.
 MOST_CLOCK_OFFSET_S: Final = 60.0
+# About as many values as `auto` learns from at least.
+FIRST_INSTANTS: Final = 10
 _HISTOGRAM_PARTS: Final = ("_bucket", "_count", "_sum")
 _RECEIVER_FLAG: Final = "--web.enable-remote-write-receiver"
 
@@ -181,6 +183,7 @@ def _watch_report(
     found = [
         *_matching(path, watch, view, external),
         *_sampling(path, watch, view, as_rate),
+        *_beginning(path, watch, view),
         *_limits(path, watch, view, written),
         *_sharing(path, config, index, sources, bool(predicts.all()), bool(owner.all())),
         *_labels(path, sources),
@@ -314,6 +317,21 @@ def _sampling(path: str, watch: WatchConfig, view: WatchView, as_rate: bool) -> 
         )
         found.append(Finding("note", path, message))
     return found
+
+
+def _beginning(path: str, watch: WatchConfig, view: WatchView) -> list[Finding]:
+    """Is there anything to learn from yet?"""
+    if view.young_ms is None:
+        return []
+    left_ms = FIRST_INSTANTS * watch.granularity_ms - view.young_ms
+    if left_ms < 60_000:  # not worth a word
+        return []
+    minutes = -(-left_ms // 60_000)
+    message = (
+        f"its oldest sample is {view.young_ms // 1000} s old: a first forecast needs some "
+        f"{FIRST_INSTANTS} instants of {watch.granularity}, so it comes in about {minutes} min"
+    )
+    return [Finding("note", path, message)]
 
 
 def _limits(path: str, watch: WatchConfig, view: WatchView, written: int) -> list[Finding]:

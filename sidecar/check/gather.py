@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -26,9 +27,12 @@ from sidecar.remote.probe import (
 )
 from sidecar.remote.query_reader import QueryApiReader
 from sidecar.remote.reader import RemoteReader
+from sidecar.series import RawSeries
 
 # Long enough to see a few scrapes of a slow target.
 _REACH_MS: Final = 15 * 60_000
+# A series that is scraped this seldom may have no sample in so much of the reach.
+_SLACK_MS: Final = 5 * 60_000
 _NAMES_BYTES: Final = 64 * 1024 * 1024
 
 
@@ -92,7 +96,15 @@ async def _view(
         known_names=known,
         histograms=by_remote.stats().histogram_series,
         elsewhere=elsewhere,
+        young_ms=_young_ms(raw, now_ms, reach_ms),
     )
+
+
+def _young_ms(raw: Sequence[RawSeries], now_ms: int, reach_ms: int) -> int | None:
+    """The age of the oldest sample where it is well within reach; else the history is longer."""
+    first_ms = min((int(one.timestamps_ms[0]) for one in raw if one.timestamps_ms.size), default=0)
+    age_ms = now_ms - first_ms
+    return age_ms if age_ms < reach_ms - _SLACK_MS else None
 
 
 async def _kind(api: HttpClient, metric: str) -> str | None:

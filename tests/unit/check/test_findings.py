@@ -32,6 +32,26 @@ def series(count: int, metric: str = "x", **labels: str) -> tuple[LabelSet, ...]
     )
 
 
+@pytest.mark.parametrize(
+    ("young_ms", "granularity", "said"),
+    [
+        (None, "1m", None),
+        (600_000, "1m", None),
+        (90_000, "1m", "its oldest sample is 90 s old"),
+        (90_000, "1m", "10 instants of 1m, so it comes in about 9 min"),
+        (90_000, "5s", None),
+    ],
+)
+def test_a_series_that_has_only_just_begun_is_told_when_its_first_forecast_comes(
+    young_ms: int | None, granularity: str, said: str | None
+) -> None:
+    watch = WatchConfig("x", granularity=granularity, horizon="5m")
+    found = one(watch, WatchView(series(1), 1_000, young_ms=young_ms))
+    young = [finding for finding in found if "oldest sample" in finding.message]
+    assert len(young) == (said is not None)
+    assert all(finding.level == "note" and str(said) in finding.message for finding in young)
+
+
 def one(
     watch: WatchConfig, view: WatchView, facts: ServerFacts = GOOD, **settings: object
 ) -> tuple[Finding, ...]:
