@@ -277,6 +277,7 @@ def _forecast(rules: CycleRules, model: Model, known: Known) -> Forecast:
             lower=np.where(rows, fallback.lower, plain.lower),
             upper=np.where(rows, fallback.upper, plain.upper),
         )
+    plain = intervals.at_least(plain, *scores.typical(known.tracker))
     wide = intervals.widen(plain, known.calibration)
     positive = known.never_negative[:, None] & rules.keep_sign
     low, high = np.where(positive, max(rules.lowest, 0.0), rules.lowest), rules.highest

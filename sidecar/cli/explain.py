@@ -14,7 +14,7 @@ from sidecar.cli.advice import ADVICE
 from sidecar.cli.client import Client, asked, client
 from sidecar.cli.orders import change_line, version_line
 from sidecar.cli.outlook import exactly, outlook
-from sidecar.cli.status import pages
+from sidecar.cli.status import PINNED, pages
 from sidecar.cli.status_codes import EXIT_FAILED, EXIT_OK
 from sidecar.config import SentinelConfig, WatchConfig
 from sidecar.errors import SidecarError
@@ -74,7 +74,7 @@ def described(
 
     serves = one["active_version"] or "no version"
     ahead = f"{one['horizon']} ahead at {one['granularity']}"
-    add("state", f"{one['state']}: {serves} of {one['model']}, {ahead}")
+    add("state", f"{one['state']}{PINNED * one['pinned']}: {serves} of {one['model']}, {ahead}")
     if one["last_error"]:
         add("error", one["last_error"], "red")
     if one["reason"]:

@@ -23,6 +23,8 @@ from sidecar.printable import printable
 
 _PAGE: Final = 1_000
 _EVERY_S: Final = 2.0
+# What is added to the state of a series that only an operator has fitted.
+PINNED: Final = ", pinned"
 # Lines of the live view that are no series: head, counts, headings, foot.
 _AROUND: Final = 6
 _STYLES: Final = {"serving": "green", "fallback": "yellow", "waiting": "cyan", "ended": "dim"}
@@ -184,7 +186,7 @@ def table(facts: Mapping[str, Mapping[str, Any]], width: int, now: datetime) -> 
         state = str(one["state"])
         found.add_row(
             name,
-            Text(state, style=_STYLES.get(state, "")),
+            Text(f"{state}{PINNED * one['pinned']}", style=_STYLES.get(state, "")),
             str(one["active_version"] or "-"),
             _number(one["drift_mae"]),
             _drift(one),
@@ -200,7 +202,9 @@ def lines(facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
     found = []
     for series, one in facts.items():
         reason = f" ({one['reason']})" if one["reason"] else ""
-        found.append(f"{printable(series)}: {one['state']}{reason}; {figures(one)}")
+        found.append(
+            f"{printable(series)}: {one['state']}{PINNED * one['pinned']}{reason}; {figures(one)}"
+        )
     return found
 
 

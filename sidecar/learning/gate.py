@@ -20,6 +20,10 @@ BoolArray: TypeAlias = NDArray[np.bool_]
 # Naive serves instead of a model only where that is clear: the margin, and on how many instants.
 NAIVE_MARGIN: Final = 1.05
 NAIVE_INSTANTS: Final = 60
+# A version fitted on fewer instants than YOUNG is given up sooner, but only by a wide margin.
+YOUNG: Final = 240
+CLEAR_MARGIN: Final = 1.5
+FEW_INSTANTS: Final = 15
 # Fewer common instants than this do not compare a candidate with what serves.
 LEAST_COMMON: Final = 8
 # A promoted version goes back when it is worse than its predecessor by more than twice the
@@ -89,6 +93,8 @@ def decide(
     serving: BoolArray,
     settings: GateSettings,
     pinned: BoolArray | None = None,
+    unvalidated: BoolArray | None = None,
+    young: BoolArray | None = None,
 ) -> Verdicts:
     """Which candidates may serve.
 
@@ -102,6 +108,10 @@ def decide(
             finite; one with takes a candidate that could not be compared only if it was validated.
         pinned: (N,) whether an operator has pinned the series since the fit was asked for: then
             what serves stays, whatever the candidate is worth.
+        unvalidated: (N,) whether what serves could not be validated either: then a candidate that
+            cannot be serves in its place, since it has seen more.
+        young: (N,) whether the history is so short that naive is to serve sooner, on fewer
+            instants, where it is better by a wide margin.
     """
     both = np.isfinite(outcome.residuals) & np.isfinite(live)
     common = both.sum(axis=1)
@@ -110,16 +120,24 @@ def decide(
     worse = comparable & (candidate > (1 + settings.tolerance) * current)
     judged = np.isfinite(outcome.residuals).sum(axis=1)
     naive = naive_wins(outcome.mae, outcome.naive_mae, judged)
+    if young is not None:
+        clearly = outcome.mae > CLEAR_MARGIN * outcome.naive_mae
+        naive |= young & (judged >= FEW_INSTANTS) & clearly
     beaten = comparable & serving & (current <= NAIVE_MARGIN * outcome.naive_mae)
     codes = np.full(len(outcome.reasons), Gate.PROMOTED, dtype=object)
     codes[~serving] = Gate.PROMOTED_FIRST
     codes[~serving & (outcome.holdout == 0)] = Gate.PROMOTED_UNVALIDATED
     codes[serving & (outcome.holdout == 0)] = Gate.REJECTED_UNVALIDATED
+    if unvalidated is not None:
+        codes[serving & unvalidated & (outcome.holdout == 0)] = Gate.PROMOTED_UNVALIDATED
     codes[serving & worse] = Gate.REJECTED_WORSE
     codes[naive & ~beaten] = Gate.PROMOTED_NAIVE
     codes[naive & beaten] = Gate.REJECTED_WORSE
     if not settings.auto_promote:
-        passed = (codes == Gate.PROMOTED) | (codes == Gate.PROMOTED_NAIVE)
+        passed = np.isin(
+            codes.astype(str),
+            (Gate.PROMOTED, Gate.PROMOTED_NAIVE, Gate.PROMOTED_UNVALIDATED),
+        )
         codes[serving & passed] = Gate.WAITING
     if pinned is not None:
         codes[serving & pinned] = Gate.REJECTED_PINNED

@@ -344,8 +344,12 @@ def _target(
         return waiting
     before = next((row for row in kept if active and row.version == active.predecessor), None)
     older = (row for row in kept if active and row.version < active.version)
-    usable = next((row for row in older if row.status in (RETIRED, ROLLED_BACK)), None)
-    found = before if before is not None and before.status != DAMAGED else usable
+    usable = next((row for row in older if row.status == RETIRED), None)
+    found = usable
+    if before is not None and active and before.version < active.version:
+        found = before if before.status == RETIRED else usable
     if found is None:
-        raise StoreError(f"{labels} has no version to go back to; stored: {there}")
+        raise StoreError(
+            f"{labels} has no earlier version to go back to: name one with --to; stored: {there}"
+        )
     return found

@@ -165,6 +165,7 @@ class Trigger(IntEnum):
     CONFIG = 2
     DRIFT = 3
     CRON = 4
+    GROWTH = 5
 
 
 class Mode(IntEnum):

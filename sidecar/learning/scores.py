@@ -97,6 +97,21 @@ def rolling(tracker: Tracker) -> Rolling:
     )
 
 
+def typical(tracker: Tracker) -> tuple[FloatArray, NDArray[np.int64]]:
+    """The median absolute one-step residual in the window (N,), NaN without one; of how many.
+
+    Unlike the scores it is known from the first residual on: what no band of 0 can explain.
+    """
+    errors = np.abs(_stacked(tracker, tracker.residuals))
+    count = (~np.isnan(errors)).sum(axis=0)
+    ordered = np.sort(errors, axis=0)  # NaN last
+    if not len(ordered):
+        return np.full(tracker.size, np.nan), count
+    at = np.maximum(count - 1, 0) // 2
+    middle = np.take_along_axis(ordered, at[None], axis=0)[0].astype(np.float64)
+    return np.where(count > 0, middle, np.nan), count
+
+
 def scores(tracker: Tracker) -> Scores:
     """How the newest ``window`` instants went, for every series."""
     residuals = _stacked(tracker, tracker.residuals)

@@ -159,7 +159,7 @@ class VersionStore:
         """Let another stored version serve: loaded and verified first, then switched.
 
         Args:
-            to_version: None for the predecessor of the one that serves.
+            to_version: None for the newest before the one that serves that was not rolled back.
             pin: whether the series is from now on fitted only when an operator asks for it.
 
         Returns:

@@ -45,6 +45,13 @@ FEWEST: Final = 24
 WIDEST: Final = 100.0
 MOST: Final = 1e6
 LONGEST_MEMORY: Final = 64
+# Of the live residuals' median, which is .67 sigma of a normal's, a half width is at least so much;
+# a band below this share of it is none; and how many residuals say so.
+TYPICAL: Final = 2.0
+NO_BAND: Final = 0.01
+EARLY, LONG_ENOUGH = 5, 40
+# From so many half widths on, a residual says nothing of the scale: there was no band.
+NO_SCALE: Final = 1e4
 # What the share of hits forgets at each instant.
 FORGETTING: Final = 0.998
 
@@ -146,6 +153,29 @@ def widen(intervals: Intervals, calibration: Calibration) -> Intervals:
     return Intervals(mean=mean, lower=mean - below, upper=mean + above)
 
 
+def at_least(intervals: Intervals, typical: FloatArray, count: NDArray[np.int64]) -> Intervals:
+    """A model's own intervals, no narrower than live residuals allow.
+
+    Learned factors only scale what a model says, and 0 times anything is 0: a model fitted on a
+    history that stood still gives a band of nothing for ever. So a half width is never below
+    ``TYPICAL`` times the median residual. Where a band is no band beside that, ``EARLY`` residuals
+    are enough; elsewhere ``LONG_ENOUGH``, half of which must be large: no short burst widens it.
+
+    Args:
+        typical, count: (N,) as ``scores.typical`` gives them.
+    """
+    half = (intervals.upper[:, 0] - intervals.lower[:, 0]) / 2
+    none = half < NO_BAND * typical
+    known = (count >= np.where(none, EARLY, LONG_ENOUGH)) & (typical > 0)
+    least = np.where(known, TYPICAL * typical, 0.0)[:, None]
+    mean = intervals.mean
+    return Intervals(
+        mean=mean,
+        lower=mean - np.maximum(mean - intervals.lower, least),
+        upper=mean + np.maximum(intervals.upper - mean, least),
+    )
+
+
 def _octaves(leads: NDArray[np.int64], count: int) -> FloatArray:
     """(leads, count) how much of each lead belongs to the leads 1, 2, 4, ..: straight in log2."""
     place = np.minimum(np.log2(leads), count - 1)
@@ -184,7 +214,7 @@ def observe(
     floor = np.finfo(np.float64).tiny
     with np.errstate(over="ignore"):
         score = np.clip(residuals / np.maximum(plain, floor), -MOST, MOST)
-    use = np.isfinite(score)
+    use = np.isfinite(score) & (np.abs(score) < NO_SCALE)
     if steer is not None:
         use = use & steer[:, None]
     # A residual outside counts on its side; the two sides are not equally wide.

@@ -226,7 +226,7 @@ class Operator:
                 async with self._trainer.switching:
                     await self._in_thread(switch, watch, series, to)
                     self._hold(watch, series, pin)
-                    watch.put_back(fitted)
+                    watch.put_back(fitted, group.trained_at_ms)
             except SidecarError as error:
                 done.append(Done(str(series), watch.watch_id, before, before, str(error)))
                 continue

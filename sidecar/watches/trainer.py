@@ -350,7 +350,16 @@ class Trainer:
         serving[met] = known.versions[places[met]]
         held = batch.trigger is not Trigger.OPERATOR
         pinned = np.array([held and one.key in trainee.pinned for one in labels], dtype=np.bool_)
-        verdicts = gate.decide(outcome, live, serving > 0, trainee.gate, pinned)
+        unvalidated = self._unvalidated(batch.watch, labels, serving, outcome)
+        verdicts = gate.decide(
+            outcome,
+            live,
+            serving > 0,
+            trainee.gate,
+            pinned,
+            unvalidated,
+            outcome.n_samples < gate.YOUNG,
+        )
         return Training(
             batch=batch,
             model=trainee.model,
@@ -361,6 +370,34 @@ class Trainer:
             verdicts=verdicts,
             serving=serving,
         )
+
+    def _unvalidated(
+        self,
+        watch: str,
+        labels: Sequence[LabelSet],
+        serving: NDArray[np.int64],
+        outcome: TrainingOutcome,
+    ) -> NDArray[np.bool_]:
+        """(n,) whether what serves was never validated; looked up only where it matters."""
+        found = np.zeros(len(labels), dtype=np.bool_)
+        asked = np.flatnonzero((serving > 0) & (outcome.holdout == 0))
+        if not asked.size:
+            return found
+        try:
+            restored = self._book.stored(watch, [labels[row] for row in asked.tolist()])
+        except StoreError as error:
+            log.warning("watch %s: what serves cannot be compared: %s", watch, error)
+            return found
+        own = {
+            one: (version, bool(np.isnan(mae)))
+            for group in restored.groups
+            for one, version, mae in zip(
+                group.labels, group.versions.tolist(), group.mae.tolist(), strict=True
+            )
+        }
+        for row in asked.tolist():
+            found[row] = own.get(labels[row]) == (int(serving[row]), True)
+        return found
 
 
 def _job(trainee: Trainee, batch: FitBatch, history: SeriesBatch, warm: State | None) -> FitJob:

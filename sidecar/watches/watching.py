@@ -31,7 +31,7 @@ from sidecar.models.registry import ModelContext, build
 from sidecar.names import Reason
 from sidecar.publish.publisher import WatchPublisher
 from sidecar.remote.backoff import BackoffSettings, delay_s
-from sidecar.series import SeriesBatch, index_by_labels
+from sidecar.series import SeriesBatch, TimeArray, index_by_labels
 from sidecar.watches.beginning import Beginning, within_reach
 from sidecar.watches.past import rows_of
 from sidecar.watches.ports import CycleNote, Ports
@@ -144,9 +144,10 @@ class Watch:
         self._first.difference_update(one.key for one in fitted.labels)
         self._wake_when_first_done()
 
-    def put_back(self, fitted: Fitted) -> None:
+    def put_back(self, fitted: Fitted, trained_at_ms: TimeArray) -> None:
         """Called for the operator; put into service before the next cycle, after what waits."""
         self._fitted.append(fitted)
+        self.wishes.served(fitted.labels, trained_at_ms, fitted.mae)
 
     def failed(self, series: Sequence[str], error: Exception) -> None:
         """Called by the trainer: nothing was fitted for these, and it is worth another try."""

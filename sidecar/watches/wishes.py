@@ -4,6 +4,7 @@
             wrong, again after a pause
     drift   what the residuals call for; a finetune or a full fit, with a cooldown
     cron    all series that live, each slot once
+    growth  young series, as their history doubles
 
 Pinned series are left alone.
 """
@@ -21,6 +22,8 @@ from sidecar.learning import drift
 from sidecar.learning.drift import DriftSettings, Severity
 from sidecar.learning.schedule import Cron, CronTrigger, Mode, Slot, Trigger, spread_ms
 from sidecar.names import Reason
+from sidecar.series import FloatArray, LabelSet, TimeArray
+from sidecar.watches.growth import Growth, noted
 
 # How long a fit that went wrong, rather than lacked data, waits for its next try.
 RETRY_MS: Final = 600_000
@@ -47,7 +50,8 @@ class FitWishes:
 
     Attributes:
         pinned: keys of the series that only an operator has fitted.
-        last_fit_ms: by key, when a version was last promoted.
+        last_fit_ms: by key, when the version that serves was fitted.
+        fit_mae: by key, its recorded MAE; none where it could not be validated.
     """
 
     def __init__(
@@ -55,22 +59,36 @@ class FitWishes:
     ) -> None:
         self.pinned: set[str] = set()
         self.last_fit_ms: dict[str, int] = {}
+        self.fit_mae: dict[str, float] = {}
         self._granularity_ms = config.granularity_ms
         self._min_instants = min_instants
         self._ask_for = ask
         self._now_ms = now_ms
         self._cron = CronTrigger(cron, offset_ms=spread_ms(config.id, RETRY_MS))
         self._retry_ms: dict[str, int] = {}
+        self._growth = Growth(
+            config.granularity_ms, config.training_window_ms // config.granularity_ms
+        )
 
     def granted(self, fitted: Fitted) -> None:
         """Note when series that got no version are to be tried again."""
         now_ms = self._now_ms()
+        noted(self._growth, fitted, now_ms)
         for row, one in enumerate(fitted.labels):
-            if fitted.promoted[row]:
-                self.last_fit_ms[one.key] = now_ms
-                self._retry_ms.pop(one.key, None)
-            else:
+            if not fitted.promoted[row]:
                 self._retry_ms[one.key] = now_ms + self._pause_ms(fitted, row)
+        rows = np.flatnonzero(fitted.promoted)
+        labels = [fitted.labels[row] for row in rows]
+        self.served(labels, np.full(rows.size, now_ms), fitted.mae[rows])
+
+    def served(self, labels: Sequence[LabelSet], trained_at_ms: TimeArray, mae: FloatArray) -> None:
+        """Note which versions serve some series from now on."""
+        for one, at_ms, error in zip(labels, trained_at_ms.tolist(), mae.tolist(), strict=True):
+            self._retry_ms.pop(one.key, None)
+            self.last_fit_ms[one.key] = at_ms
+            self.fit_mae.pop(one.key, None)
+            if np.isfinite(error):
+                self.fit_mae[one.key] = error
 
     def memo(self) -> dict[str, Any]:
         """What to remember over a restart, plain JSON; for ``recall``."""
@@ -78,6 +96,8 @@ class FitWishes:
         return {
             "cron": None if slot is None else [slot.id, slot.due_ms],
             "last_fit_ms": self.last_fit_ms,
+            "fit_mae": self.fit_mae,
+            "growth": self._growth.memo(),
         }
 
     def recall(self, memo: Mapping[str, Any], last_fit_ms: Mapping[str, int]) -> None:
@@ -92,6 +112,9 @@ class FitWishes:
         """
         remembered = {str(key): int(at_ms) for key, at_ms in memo.get("last_fit_ms", {}).items()}
         self.last_fit_ms = {**last_fit_ms, **remembered}
+        errors = memo.get("fit_mae", {}).items()
+        self.fit_mae = {str(key): float(error) for key, error in errors}
+        self._growth.recall(memo.get("growth", {}))
         if slot := memo.get("cron"):
             name, due_ms = slot
             self._cron.last = Slot(str(name), int(due_ms))
@@ -118,7 +141,24 @@ class FitWishes:
         if self._cron.poll(now_ms) is not None:
             alive = [keys[row] for row in np.flatnonzero(~known.ended)]
             self._ask(alive, Trigger.CRON, Mode.FULL)
+        known = self._after_growth(known, now_ms)
         return self._after_drift(known, result, settings)
+
+    def _after_growth(self, known: Known, now_ms: int) -> Known:
+        """Fit young series anew; until then naive serves where it is clearly better."""
+        outdone = self._growth.outdone(known, self.pinned)
+        keys = {known.labels[row].key for row in outdone} | {*self._growth.due(now_ms)}
+        alive = [
+            one.key
+            for row, one in enumerate(known.labels if keys else ())
+            if one.key in keys and known.versions[row] and not known.ended[row]
+        ]
+        self._ask(alive, Trigger.GROWTH, Mode.FULL)
+        if not outdone.size:
+            return known
+        serves = known.serves_naive.copy()
+        serves[outdone] = True
+        return replace(known, serves_naive=serves)
 
     def _after_drift(self, known: Known, result: Advance, settings: DriftSettings) -> Known:
         due = np.where((known.versions > 0) & ~known.ended, result.drift.due, 0)
@@ -148,7 +188,8 @@ class FitWishes:
 
     def _forget(self, known: set[str]) -> None:
         """Drop notes about series that are gone, so that churn costs no memory."""
-        for notes in (self._retry_ms, self.last_fit_ms):
+        for notes in (self._retry_ms, self.last_fit_ms, self.fit_mae):
             if len(notes) > 2 * len(known) + 100:
                 for key in notes.keys() - known:
                     del notes[key]
+                self._growth.forget(known)

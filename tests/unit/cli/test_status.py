@@ -71,6 +71,7 @@ def one_series(**changes: Any) -> dict[str, Any]:
         "active_version": "v12",
         "drift_mae": 0.01234567,
         "active_version_mae": 0.01,
+        "pinned": False,
         "mase": 0.8123,
         "coverage": 0.953,
         "last_train": "2026-01-31T09:00:00+00:00",

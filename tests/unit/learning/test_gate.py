@@ -174,3 +174,14 @@ def test_an_equally_good_version_goes_back_hardly_ever() -> None:
 
 def test_a_version_that_is_exact_is_kept_beside_one_that_was_exact_too() -> None:
     assert shadowed(np.zeros(60), np.zeros(60)) is Gate.SHADOW_KEPT
+
+
+@pytest.mark.parametrize("unvalidated", [True, False])
+def test_a_candidate_that_cannot_be_validated_replaces_only_what_was_not_either(
+    unvalidated: bool,
+) -> None:
+    candidate = replace(outcome(np.full((1, V), 1.0), 1.0, ""), holdout=np.zeros(1, dtype=np.int64))
+    nothing, one = np.full((1, V), np.nan), np.array([True])
+    found = gate.decide(candidate, nothing, one, RULES, None, np.array([unvalidated]))
+    expected = Gate.PROMOTED_UNVALIDATED if unvalidated else Gate.REJECTED_UNVALIDATED
+    assert found.code == (expected,)

@@ -149,11 +149,13 @@ def test_a_rollback_lets_the_predecessor_serve_with_its_old_numbers(store: Versi
     assert store.save(batch([ONE], 3.0)).tolist() == [3]
 
 
-def test_a_rollback_of_a_rollback_returns(store: VersionStore) -> None:
+def test_a_rollback_of_a_rollback_never_returns_unless_asked_for(store: VersionStore) -> None:
     store.save(batch([ONE], 1.0))
     store.save(batch([ONE], 2.0))
     store.rollback(WATCH, ONE, at_ms=T0)
-    assert value_of(store.rollback(WATCH, ONE, at_ms=T0)) == 2.0
+    with pytest.raises(StoreError, match="no earlier version to go back to: name one with --to"):
+        store.rollback(WATCH, ONE, at_ms=T0)
+    assert value_of(store.rollback(WATCH, ONE, 2, at_ms=T0)) == 2.0
 
 
 def test_a_rollback_goes_to_any_version_that_is_kept(store: VersionStore) -> None:
@@ -179,10 +181,10 @@ def test_a_rollback_that_cannot_be_done_changes_nothing_and_says_what_there_is(
 
 
 def test_there_is_nothing_to_go_back_to_before_the_second_version(store: VersionStore) -> None:
-    with pytest.raises(StoreError, match="no version to go back to; stored: none"):
+    with pytest.raises(StoreError, match=r"no earlier version to go back to: .*; stored: none"):
         store.rollback(WATCH, ONE, at_ms=T0)
     store.save(batch([ONE], 1.0))
-    with pytest.raises(StoreError, match="no version to go back to; stored: v1"):
+    with pytest.raises(StoreError, match=r"no earlier version to go back to: .*; stored: v1"):
         store.rollback(WATCH, ONE, at_ms=T0)
 
 

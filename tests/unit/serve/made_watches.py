@@ -59,9 +59,19 @@ def watch_of(
         trouble=trouble,
         publisher=publisher,
         model=model(),
-        wishes=SimpleNamespace(last_fit_ms={}),
+        wishes=SimpleNamespace(
+            last_fit_ms={},
+            pinned=set(),
+            fit_mae={} if known is None else _errors(known),
+        ),
     )
     return cast(Watch, found)
+
+
+def _errors(known: Known) -> dict[str, float]:
+    """By key, the error of the version that serves."""
+    pairs = zip(known.labels, known.drift.reference.tolist(), strict=True)
+    return {one.key: mae for one, mae in pairs if np.isfinite(mae)}
 
 
 def changed(known: Known, **fields: Any) -> Known:

@@ -34,6 +34,7 @@ KEYS = {
     "horizon",
     "active_version",
     "active_version_mae",
+    "pinned",
     "drift_mae",
     "mase",
     "coverage",
