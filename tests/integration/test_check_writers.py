@@ -1,15 +1,17 @@
 """``sentinel check`` beside other sidecars: an alarm for a stranger, none for oneself."""
 
 import asyncio
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sidecar.check import judge
 from sidecar.check.gather import gather
 from sidecar.check.writers import outputs_of, written
 from sidecar.config import SentinelConfig, WatchConfig, WatchPublish
-from tests.prometheus import FunctionExporter, PrometheusBinary, RealPrometheus
+from tests.prometheus import Backfill, FunctionExporter, PrometheusBinary, RealPrometheus
 from tests.sidecar import Sidecar
 
 pytestmark = pytest.mark.integration
@@ -28,7 +30,13 @@ async def test_a_stranger_that_writes_the_same_is_seen_and_oneself_is_not(
 ) -> None:
     with FunctionExporter() as exporter:
         exporter.gauge("load", lambda t: t % 60)
-        async with RealPrometheus(newest_prometheus, targets=[exporter.address]) as prometheus:
+        t_ms = int(time.time()) * 1000 - 1000 * np.arange(300, -1, -1, dtype=np.int64)
+        labels = {"__name__": "load", "instance": exporter.address, "job": "test"}
+        async with RealPrometheus(
+            newest_prometheus,
+            targets=[exporter.address],
+            history=Backfill().add(labels, t_ms, t_ms / 1000 % 60),
+        ) as prometheus:
             await prometheus.until("count_over_time(load[20s]) > 15")
             assert await warnings(prometheus.url, tmp_path / "new") == []
             async with Sidecar(prometheus.url, [WATCH]) as sidecar:

@@ -247,7 +247,7 @@ CHECKS: Final[dict[str, Check]] = {
     "G32": Check(
         "a restart forecasts within one cycle",
         (
-            "unit/loop/test_life.py::test_a_restart_fits_nothing_that_is_fresh",
+            "unit/loop/test_restarts.py::test_a_restart_fits_nothing_that_is_fresh",
             "e2e/test_main_job.py::test_after_kill_9_expected_has_no_hole",
         ),
     ),

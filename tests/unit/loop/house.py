@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from sidecar.config import SentinelConfig, WatchConfig
-from sidecar.errors import Unavailable
-from sidecar.learning.schedule import FitQueue
+from sidecar.errors import StoreError, Unavailable
+from sidecar.learning.schedule import FitQueue, Mode, Trigger
 from sidecar.learning.store import VersionStore
 from sidecar.learning.training import train
 from sidecar.learning.worker import build_model
@@ -29,6 +29,8 @@ from sidecar.watches.watching import Watch
 G = 60_000
 T0 = 1_700_000_040_000 // G * G
 SCRAPE_MS = 15_000
+HOUR = 3_600_000
+NOISE = np.random.default_rng(5).normal(size=100_003)
 Value = Callable[[np.ndarray], np.ndarray]
 
 
@@ -238,3 +240,31 @@ async def gauge(_: str) -> str | None:
 
 async def nothing_written(_: Any) -> int | None:
     return None
+
+
+def noisy(seconds: np.ndarray) -> np.ndarray:
+    return np.asarray(50.0 + NOISE[(seconds // 60).astype(np.int64) % NOISE.size])
+
+
+def rising(seconds: np.ndarray) -> np.ndarray:
+    return np.asarray(5.0 + 0.01 * (seconds - T0 / 1000))
+
+
+def ask(house: House, trigger: Trigger, mode: Mode, name: str = "a") -> None:
+    key = labels(name).key
+    house.trainer.ask(house.watch.watch_id, [key], trigger, mode)
+
+
+async def fit(house: House, trigger: Trigger = Trigger.CRON, mode: Mode = Mode.FULL) -> None:
+    ask(house, trigger, mode)
+    await asyncio.sleep(0)
+    await house.settled()
+
+
+def records(house: House, name: str = "a") -> dict[int, tuple[str, str, str]]:
+    found = house.store.versions(house.watch.watch_id, labels(name))
+    return {one.version: (one.cause, one.policy, one.status) for one in found}
+
+
+def unreadable(*_: object) -> object:
+    raise StoreError("disk I/O error")

@@ -1,4 +1,4 @@
-"""A watch from its first fit through finetunes, orders, changes of its settings and restarts."""
+"""A watch from its first fit through finetunes, orders and changes of its settings."""
 
 import asyncio
 import logging
@@ -13,39 +13,24 @@ from sidecar.learning.schedule import Mode, Trigger
 from sidecar.models.contract import State
 from sidecar.watches.operating import Kept
 from tests.unit.learning.toys import OwnModel
-from tests.unit.loop.house import T0, G, House, labels
-
-HOUR = 3_600_000
-NOISE = np.random.default_rng(5).normal(size=100_003)
-
-
-def noisy(seconds: np.ndarray) -> np.ndarray:
-    return np.asarray(50.0 + NOISE[(seconds // 60).astype(np.int64) % NOISE.size])
-
-
-def rising(seconds: np.ndarray) -> np.ndarray:
-    return np.asarray(5.0 + 0.01 * (seconds - T0 / 1000))
+from tests.unit.loop.house import (
+    HOUR,
+    T0,
+    G,
+    House,
+    ask,
+    fit,
+    labels,
+    noisy,
+    records,
+    rising,
+    unreadable,
+)
 
 
 def _noise_of(seed: int) -> Callable[[np.ndarray], np.ndarray]:
     noise = np.random.default_rng(seed).normal(size=10_007)
     return lambda seconds: np.asarray(50.0 + noise[(seconds // 60).astype(np.int64) % noise.size])
-
-
-def ask(house: House, trigger: Trigger, mode: Mode, name: str = "a") -> None:
-    key = labels(name).key
-    house.trainer.ask(house.watch.watch_id, [key], trigger, mode)
-
-
-async def fit(house: House, trigger: Trigger = Trigger.CRON, mode: Mode = Mode.FULL) -> None:
-    ask(house, trigger, mode)
-    await asyncio.sleep(0)
-    await house.settled()
-
-
-def records(house: House, name: str = "a") -> dict[int, tuple[str, str, str]]:
-    found = house.store.versions(house.watch.watch_id, labels(name))
-    return {one.version: (one.cause, one.policy, one.status) for one in found}
 
 
 def warm_of(house: House) -> State:
@@ -193,7 +178,7 @@ async def test_a_finetune_without_a_stored_version_is_a_full_fit(
     async with House(tmp_path, {"a": noisy}, {"model": "sgd"}) as house:
         await house.turns(41)
         with monkeypatch.context() as patch:
-            patch.setattr(house.store, "load", _unreadable)
+            patch.setattr(house.store, "load", unreadable)
             await fit(house, Trigger.DRIFT, Mode.FINETUNE)
         assert house.pool.jobs[-1].warm is None
         assert len(house.notes) == 2
@@ -460,121 +445,5 @@ async def test_two_reloads_at_once_leave_each_watch_running_once(tmp_path: Path)
         assert sum(not task.done() for task in house.tasks) == 1
 
 
-# Restarts
-
-
-@pytest.mark.parametrize("model", ["linear", "sgd", "holt", "arima", "auto"])
-@pytest.mark.parametrize("after_ms", [0, 2 * HOUR])
-async def test_a_restart_fits_nothing_that_is_fresh(
-    tmp_path: Path, model: str, after_ms: int
-) -> None:
-    async with House(tmp_path, {"a": rising, "b": rising}, {"model": model}) as house:
-        await house.turns(5)
-        await house.restart(after_ms)
-        await house.turns(2)
-        assert house.pool.jobs == []
-        assert house.errors == []
-        assert house.version() == house.active() == 1
-        truth = rising((house.watch.learned.origin_ms + G * np.arange(1, 6)) / 1000)
-        np.testing.assert_allclose(house.ahead(), truth, rtol=0.02)
-
-
-async def test_a_version_older_than_the_history_is_fitted_anew(tmp_path: Path) -> None:
-    async with House(tmp_path, {"a": noisy}, {"cron": "0 0 1 1 *"}) as house:
-        await house.turns(5)
-        await house.restart(30 * HOUR)
-        await house.turns(1)
-        assert house.version() == house.active() == 2
-        assert records(house)[2][0] == "first"
-
-
-async def test_a_damaged_snapshot_leaves_the_stored_version_in_service(tmp_path: Path) -> None:
-    async with House(tmp_path, {"a": rising}) as house:
-        await house.turns(5)
-        await house.stop()
-        for path in (tmp_path / "runtime").iterdir():
-            path.write_bytes(path.read_bytes()[:-100])
-        await house.start()
-        await house.turns(1)
-        assert house.pool.jobs == []
-        assert house.version() == house.active() == 1
-
-
-async def test_a_version_recorded_right_before_the_end_serves_after_it(tmp_path: Path) -> None:
-    async with House(tmp_path, {"a": noisy, "b": noisy}) as house:
-        await house.turns(40)
-        await fit(house)  # recorded, and ended before the next cycle could serve it
-        assert (house.version(), house.active()) == (1, 2)
-        await house.restart()
-        await house.turns(1)
-        assert (house.version(), house.active()) == (2, 2)
-        assert house.version("b") == 1
-        assert house.pool.jobs == []
-
-
-async def test_a_rollback_right_before_the_end_holds_after_it(tmp_path: Path) -> None:
-    async with House(tmp_path, {"a": noisy}) as house:
-        await house.turns(40)
-        await fit(house)
-        await house.turns(2)
-        await house.operator.rollback("x", {})
-        await house.restart()
-        await house.turns(1)
-        assert (house.version(), house.active()) == (1, 1)
-        assert house.watch.learned.shadow is None
-        assert house.watch.wishes.pinned == {labels().key}
-
-
-async def test_a_version_that_the_disk_refused_serves_and_survives_a_restart(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with House(tmp_path, {"a": noisy}) as house:
-        await house.turns(40)
-        with monkeypatch.context() as patch:
-            patch.setattr(house.store, "save", _unreadable)
-            await fit(house)
-            await house.turns(1)
-        assert house.version() == 2, "a number that the stored ones do not have"
-        assert house.active() == 1
-        await house.restart()
-        await house.turns(1)
-        assert house.version() == 2
-
-
-@pytest.mark.parametrize("after_ms", [10 * G, 2 * HOUR])
-async def test_cron_slots_missed_while_stopped_run_together_once(
-    tmp_path: Path, after_ms: int
-) -> None:
-    house = House(tmp_path, {"a": noisy}, {"cron": "*/5 * * * *"})
-    async with house:
-        await house.turns(8)
-        slots = len(house.notes) - 1
-        assert 1 <= slots <= 2
-        await house.restart()
-        await house.turns(2)
-        assert [one.trigger for one in house.notes].count("cron") <= slots + 1
-        house.notes.clear()
-        await house.restart(after_ms)
-        await house.turns(1)
-        await house.turns(1)
-        assert [one.trigger for one in house.notes] == ["cron"]
-
-
-async def test_when_a_series_was_last_fitted_is_known_after_a_restart(tmp_path: Path) -> None:
-    async with House(tmp_path, {"a": noisy}) as house:
-        await house.turns(3)
-        fitted_ms = house.watch.wishes.last_fit_ms[labels().key]
-        for after_ms in (0, 2 * HOUR):
-            await house.restart(after_ms)
-            await house.turns(2)
-            assert house.watch.wishes.last_fit_ms == {labels().key: fitted_ms}
-
-
 def _refuses(*_: object) -> object:
     raise ValueError("cannot be built")
-
-
-def _unreadable(*_: object) -> object:
-    from sidecar.errors import StoreError
-
-    raise StoreError("disk I/O error")
