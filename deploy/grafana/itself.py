@@ -8,6 +8,7 @@ from deploy.grafana.panels import (
     ORANGE,
     RED,
     Json,
+    Panel,
     Query,
     Row,
     assemble,
@@ -220,21 +221,7 @@ def _writing() -> Row:
                 minimum=0,
                 limit=3300,
             ),
-            timeseries(
-                "Given up or not accepted",
-                "Samples a second that will never be in Prometheus, by reason.",
-                Query(
-                    f"{_rate(f'{_WRITE}_samples_dropped_total', 'reason')} > 0",
-                    "given up: {{reason}}",
-                ),
-                Query(
-                    f"{_rate(f'{_WRITE}_samples_refused_total', 'reason')} > 0",
-                    "not accepted: {{reason}}",
-                ),
-                unit="ops",
-                width=8,
-                minimum=0,
-            ),
+            _lost(),
             timeseries(
                 "Requests by answer",
                 "Remote write requests a second by the class of the answer; none: nobody answered.",
@@ -251,6 +238,24 @@ def _writing() -> Row:
                 width=8,
             ),
         ),
+    )
+
+
+def _lost() -> Panel:
+    return timeseries(
+        "Given up or not accepted",
+        "Samples a second that will never be in Prometheus, by reason.",
+        Query(
+            f"{_rate(f'{_WRITE}_samples_dropped_total', 'reason')} > 0",
+            "given up: {{reason}}",
+        ),
+        Query(
+            f"{_rate(f'{_WRITE}_samples_refused_total', 'reason')} > 0",
+            "not accepted: {{reason}}",
+        ),
+        unit="ops",
+        width=8,
+        minimum=0,
     )
 
 

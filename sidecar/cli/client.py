@@ -81,12 +81,17 @@ def client(config: SentinelConfig, options: argparse.Namespace) -> Client:
     if options.ca_file:
         raise ConfigError([Problem("--ca-file", "goes with --sidecar https://...")])
     certificate = _certificate(config.web_config_file)
-    scheme = "http" if certificate is None else "https"
-    url = f"{scheme}://{reachable(config.emitter_host)}:{config.emitter_port}"
+    url = url_here(config, tls=certificate is not None)
     return Client(url, authorization, None if certificate is None else _trusting(certificate))
 
 
-def reachable(host: str) -> str:
+def url_here(config: SentinelConfig, *, tls: bool) -> str:
+    """Where the sidecar of a configuration is reached from this machine."""
+    scheme = "https" if tls else "http"
+    return f"{scheme}://{_reachable(config.emitter_host)}:{config.emitter_port}"
+
+
+def _reachable(host: str) -> str:
     """The host of a URL on this machine for an address that is listened on."""
     if host in ("0.0.0.0", "::", ""):  # noqa: S104 - compared, not bound
         return "127.0.0.1"

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import Progress as ProgressBar
 from rich.progress import TaskID
 
-from sidecar.cli.client import reachable
+from sidecar.cli.client import url_here
 from sidecar.cli.common import configuration
 from sidecar.cli.status_codes import EXIT_FAILED, EXIT_OK
 from sidecar.config import SentinelConfig
@@ -86,7 +86,6 @@ def show_remote_read_config(config: SentinelConfig, _: argparse.Namespace) -> in
         for suffix in (EXPECTED, EXPECTED + LOWER, EXPECTED + UPPER)
     ]
     protection = load_web_config(config.web_config_file) if config.web_config_file else WebConfig()
-    scheme = "http" if protection.context is None else "https"
-    url = f"{scheme}://{reachable(config.emitter_host)}:{config.emitter_port}"
+    url = url_here(config, tls=protection.context is not None)
     print(remote_read_config(url, metrics, user=next(iter(protection.users), "")), end="")
     return EXIT_OK
