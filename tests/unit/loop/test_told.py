@@ -8,8 +8,7 @@ from sidecar.cli.explain import described
 from sidecar.cli.status import lines
 from sidecar.learning.schedule import Trigger
 from sidecar.serve.status import series_facts
-from tests.unit.loop.house import House, labels
-from tests.unit.loop.test_life import fit, noisy
+from tests.unit.loop.house import House, fit, labels, noisy
 
 
 async def test_the_figures_of_the_fit_are_those_on_record_whatever_comes_after(
