@@ -186,3 +186,26 @@ def test_any_level_is_held(level: float) -> None:
         inside.append(np.abs(residuals[:, k]) <= half)
         calibration = intervals.observe(calibration, (1,), residuals[:, k : k + 1], half[:, None])
     assert np.stack(inside)[400:].mean() == pytest.approx(level, abs=0.015)
+
+
+@pytest.mark.parametrize(
+    ("half", "typical", "count", "widened"),
+    [
+        (0.0, 6.0, 5, True),  # no band at all: a few residuals are enough
+        (0.0, 6.0, 4, False),
+        (1.0, 6.0, 39, False),  # a band: no short burst widens it
+        (1.0, 6.0, 40, True),
+        (20.0, 6.0, 60, False),
+        (0.0, 0.0, 60, False),
+        (0.0, np.nan, 0, False),
+    ],
+)
+def test_a_band_is_no_narrower_than_live_residuals_allow(
+    half: float, typical: float, count: int, widened: bool
+) -> None:
+    mean = np.full((1, 3), 30.0)
+    band = Intervals(mean=mean, lower=mean - half, upper=mean + half)
+    found = intervals.at_least(band, np.array([typical]), np.array([count]))
+    expected = intervals.TYPICAL * typical if widened else half
+    np.testing.assert_array_equal(found.upper - mean, expected)
+    np.testing.assert_array_equal(mean - found.lower, expected)
