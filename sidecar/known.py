@@ -75,6 +75,7 @@ class Fitted:
         why_unfitted: n, why there is no new version.
         mae, centre, scale: (n,) of the validation residuals, for drift.
         n_samples: (n,) int64, instants with a value in the history.
+        never_negative: (n,) bool, no value of that history is below 0.
         shadowed: whether what served until now runs on beside it and may come back by itself;
             not where an operator said what is to serve.
     """
@@ -91,6 +92,7 @@ class Fitted:
     centre: FloatArray
     scale: FloatArray
     n_samples: NDArray[np.int64]
+    never_negative: NDArray[np.bool_]
     shadowed: bool = True
 
 
@@ -98,6 +100,11 @@ def blank_state(model: ForecastModel[S], n: int) -> S:
     """The state of ``n`` series of which nothing is known: their forecasts are NaN."""
     instants = np.arange(1, max(2, model.min_instants) + 1, dtype=np.int64)
     return model.fit(instants, np.full((n, instants.size), np.nan))
+
+
+def never_negative(values: FloatArray) -> NDArray[np.bool_]:
+    """(n,) whether no value of a series (n, T) is below 0; NaN is none."""
+    return np.asarray(~(values < 0).any(axis=1))
 
 
 def begin(model: Model, history: SeriesBatch, width: int, horizon_steps: int) -> Known:
@@ -120,7 +127,7 @@ def begin(model: Model, history: SeriesBatch, width: int, horizon_steps: int) ->
         ended=np.zeros(n, dtype=np.bool_),
         versions=np.zeros(n, dtype=np.int64),
         burst=np.zeros(n, dtype=np.int64),
-        never_negative=np.all(~(values < 0), axis=1).reshape(n),
+        never_negative=never_negative(values),
         why_unfitted=(None,) * n,
         state=blank_state(model, n),
         naive=blank_state(NaiveModel(), n),
@@ -245,7 +252,15 @@ def adopt(model: Model, known: Known, fitted: Fitted) -> Known:
     why = list(known.why_unfitted)
     for i, row in zip(source, rows, strict=True):
         why[row] = fitted.why_unfitted[i]
-    known = replace(known, why_unfitted=tuple(why), naive=put(known.naive, rows, naive))
+    # A newcomer's past is seen here for the first time, whatever becomes of the fit.
+    keeps_sign = known.never_negative.copy()
+    keeps_sign[rows] &= fitted.never_negative[source]
+    known = replace(
+        known,
+        why_unfitted=tuple(why),
+        naive=put(known.naive, rows, naive),
+        never_negative=keeps_sign,
+    )
     keep = fitted.promoted[source]
     known = _serve_naive(known, rows, keep, fitted.serves_naive[source])
     if not keep.any():

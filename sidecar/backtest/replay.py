@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from sidecar.backtest.tally import Judged, Tally, add, judged_at, start_tally
 from sidecar.cycle import CycleRules, advance
-from sidecar.known import Fitted, Known, adopt, begin
+from sidecar.known import Fitted, Known, adopt, begin, never_negative
 from sidecar.learning import gate, residuals
 from sidecar.learning.gate import Gate
 from sidecar.learning.trackers import LATE_INSTANTS, leads_of
@@ -273,6 +273,7 @@ def gated(
         centre=outcome.centre,
         scale=outcome.scale,
         n_samples=outcome.n_samples,
+        never_negative=never_negative(history.values),
     )
     return fitted, naive_better
 

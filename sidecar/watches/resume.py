@@ -128,5 +128,6 @@ def as_fitted(
         centre=nothing,
         scale=nothing,
         n_samples=np.zeros(n, dtype=np.int64),
+        never_negative=np.ones(n, dtype=np.bool_),  # their past has had its say already
         shadowed=shadowed,
     )

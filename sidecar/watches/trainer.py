@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidecar.errors import SidecarError, StoreError
-from sidecar.known import Fitted, Known, blank_state
+from sidecar.known import Fitted, Known, blank_state, never_negative
 from sidecar.learning import gate, residuals
 from sidecar.learning.gate import Gate, GateSettings
 from sidecar.learning.schedule import FitBatch, FitQueue, Mode, Trigger
@@ -314,6 +314,7 @@ class Trainer:
             centre=empty,
             scale=empty,
             n_samples=np.isfinite(history.values).sum(axis=1),
+            never_negative=never_negative(history.values),
         )
         codes: list[str] = [failure.reason for failure in result.failures.values()]
         if result.outcome is not None:

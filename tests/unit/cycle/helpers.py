@@ -7,7 +7,7 @@ import numpy as np
 
 from sidecar.cycle import Advance, CycleRules, advance, align, read_start_ms
 from sidecar.ingest.history import HistoryBuilder
-from sidecar.known import Fitted, Known, adopt, begin
+from sidecar.known import Fitted, Known, adopt, begin, never_negative
 from sidecar.learning.drift import DriftSettings
 from sidecar.learning.gate import GateSettings
 from sidecar.learning.training import train
@@ -96,6 +96,7 @@ def fitted(which: ForecastModel[State], past: SeriesBatch, version: int = 1) -> 
         centre=outcome.centre,
         scale=outcome.scale,
         n_samples=outcome.n_samples,
+        never_negative=never_negative(past.values),
     )
 
 

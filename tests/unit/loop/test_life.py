@@ -74,6 +74,28 @@ async def test_the_band_holds_the_share_that_the_settings_ask_for(
         assert 0.75 <= np.mean(held) <= 0.85
 
 
+async def test_the_past_of_a_newcomer_says_whether_it_may_be_forecast_below_zero(
+    tmp_path: Path,
+) -> None:
+    def negative_until_now(seconds: np.ndarray) -> np.ndarray:
+        plain = noisy(seconds) - 50.0
+        return np.where(seconds < T0 / 1000 - 60, plain, np.abs(plain))
+
+    async with House(tmp_path, {"a": rising}) as house:
+        await house.turns(2)
+        house.reader.values |= {
+            "signed": negative_until_now,
+            "positive": lambda seconds: np.abs(noisy(seconds) - 50.0),
+        }
+        await house.turns(3)
+        latest = house.watch.latest
+        assert latest is not None
+        assert not any(latest.reasons)
+        lowest = latest.forecast.lower.min(axis=1)
+        assert lowest[latest.labels.index(labels("signed"))] < 0
+        assert lowest[latest.labels.index(labels("positive"))] == 0
+
+
 async def test_a_watch_whose_source_hangs_delays_no_other(tmp_path: Path) -> None:
     async with House(tmp_path, {"a": rising}, {}, {"horizon": "10m"}) as house:
         await house.turns(2)
