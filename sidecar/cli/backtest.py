@@ -171,16 +171,20 @@ def _refit(text: str) -> int:
 def _instant(text: str) -> int:
     """Milliseconds of RFC 3339 (UTC where it names no zone) or of Unix seconds."""
     try:
-        return round(float(text) * 1000)
-    except ValueError:
-        pass
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
+        return round(_moment(text).timestamp() * 1000)
+    except (ValueError, OverflowError, OSError):  # the last two: no year from 1 to 9999
         raise argparse.ArgumentTypeError(
             f"{text!r} is no time: write 2026-01-31T12:00:00Z or Unix seconds"
         ) from None
-    return round((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def _moment(text: str) -> datetime:
+    try:
+        seconds = float(text)
+    except ValueError:
+        at = datetime.fromisoformat(text)
+        return at if at.tzinfo else at.replace(tzinfo=UTC)
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 def _models(text: str) -> tuple[str, ...]:
