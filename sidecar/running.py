@@ -70,6 +70,9 @@ _LAG_EVERY_S: Final = 0.1
 _TIDY_EVERY_S: Final = 3600.0
 _LAG_WINDOW_S: Final = 10.0
 _FIT_PROCESSES: Final = 1
+# `once` asks a server that does not answer for so many times `scrape_timeout`: a crontab starts
+# the next run soon enough, and runs that wait would pile up.
+ONCE_PATIENCE: Final = 3
 # Of so many series of a watch `once` says why they have no forecast.
 _NAMED: Final = 20
 # What a reload can change; the rest needs a restart.
@@ -110,6 +113,7 @@ class Running:
         self._fleet: Fleet | None = None
         self._load = load
         self._on_progress = on_progress
+        self._ends_outputs = False  # a run of `once` is followed by the next
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="work")
         # Names are looked up here too: one that hangs takes no thread from the forecasts.
         self._lookups = ThreadPoolExecutor(_LOOKUP_THREADS, thread_name_prefix="lookup")
@@ -155,7 +159,7 @@ class Running:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self.config.withdraw_on_shutdown:
+        if self._ends_outputs:
             await asyncio.gather(
                 *(watch.leave(for_good=True) for watch in self.watches), return_exceptions=True
             )
@@ -163,6 +167,7 @@ class Running:
 
     async def run(self) -> None:
         """Watch until stopped."""
+        self._ends_outputs = self.config.withdraw_on_shutdown
         self._start(self._watch_lag(), self._acknowledge(), self._trainer.run(self.stopping))
         self._start(self._guard.run(self._connections), self._endpoints.run(), self._source.run())
         self._start(self._tidy())
@@ -178,9 +183,21 @@ class Running:
 
         Series without a forecast are named in the log. That one has ended, or has too little
         history as yet, is nothing that went wrong.
+
+        Raises:
+            SidecarError: the server does not answer; what the last run left waits for the next.
         """
         self._start(self._trainer.run(self.stopping))
-        await self._source.learn(self.stopping, self._endpoints.first.client)
+        patience_s = ONCE_PATIENCE * self.config.scrape_timeout_s
+        learning = self._source.learn(self.stopping, self._endpoints.first.client)
+        try:
+            await asyncio.wait_for(learning, patience_s)
+        except TimeoutError:
+            raise SidecarError(
+                f"{self._source.trouble}; given up after {patience_s:g} s ({ONCE_PATIENCE} times "
+                "scrape_timeout): nothing was read or forecast; what is not delivered yet stays in "
+                "artifact_store"
+            ) from None
         went_well = await asyncio.gather(*(watch.once() for watch in self.watches))
         delivered = await self._endpoints.drained(SHUTDOWN_S)
         if not delivered:

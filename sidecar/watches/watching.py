@@ -340,6 +340,8 @@ class Watch:
         self.wishes.recall(begun.wishes, begun.last_fit_ms)
         self._rules, self.recipe = begun.rules, begun.recipe
         self.known = begun.known
+        if begun.history is None:  # as it was left, so that those that are silent are known, too;
+            self._tidied_ms = 0  # runs of `once` would never come to it
         self._first = {*begun.lacking, *begun.outdated}
         self._first_history = begun.history if self._first else None
         self._ports.trainer.enrol(self)

@@ -3,13 +3,21 @@
 import asyncio
 import subprocess
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
+from sidecar.config.http import UNNAMED
 from sidecar.names import EXPECTED, MODEL_INFO
+from sidecar.remote.http import HttpClient
+from sidecar.remote.intake import WriteBlock
+from sidecar.remote.settings import HttpSettings
+from sidecar.remote.writer import RemoteWriter, WriterSettings
+from sidecar.series import LabelSet
 from tests.exporter import FunctionExporter
 from tests.prometheus import Backfill, PrometheusBinary, RealPrometheus, free_port
 from tests.sidecar import clean_environ, sentinel_command
@@ -37,12 +45,14 @@ async def test_runs_of_once_write_every_instant_with_one_model(
                 "prometheus_url": server.url,
                 "emitter_port": free_port(),
                 "artifact_store": str(tmp_path / "store"),
+                "withdraw_on_shutdown": True,  # the next run goes on: nothing ends
                 "watches": [{**watch, "training_window": "15m", "metric": name} for name in "xy"],
             }
             for run in range(4):
                 log = await asyncio.to_thread(once, tmp_path / "sentinel.yml", config)
                 if run == 0:
                     exporter.remove("y")  # its marker is the next scrape's
+                assert await server.query(f"x{EXPECTED}") or run == 0, "its outputs have ended"
                 await asyncio.sleep(2.0)  # an instant at least for each run
             assert 'no forecast of y{instance="here", job="test"}: stale_input' in log
             assert "no forecast of x" not in log
@@ -54,15 +64,61 @@ async def test_runs_of_once_write_every_instant_with_one_model(
     assert list(infos.values()) == [1.0]
 
 
-def once(path: Path, config: dict[str, object]) -> str:
-    """What it said; a series that has ended is no failure."""
+async def test_a_prometheus_that_is_away_ends_the_run_soon_and_leaves_the_spool(
+    tmp_path: Path,
+) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    config = {
+        "prometheus_url": url,
+        "emitter_port": free_port(),
+        "artifact_store": str(tmp_path / "store"),
+        "scrape_timeout": "500ms",
+        "watches": [{"metric": "x"}],
+    }
+    path = tmp_path / "sentinel.yml"
     path.write_text(yaml.safe_dump(config))
-    done = subprocess.run(
+    await asyncio.to_thread(run_once, path)  # makes the folders
+    spool = tmp_path / "store" / "spool" / f"{UNNAMED}.sqlite"
+    label = LabelSet.of({"__name__": "x_sentinel_expected"})
+    async with waiting(url, spool) as writer:
+        await writer.append([WriteBlock((label,), int(time.time() * 1000), np.array([1.0]))])
+    done = await asyncio.to_thread(run_once, path)
+    assert done.returncode == 1, done.stderr
+    assert f"sentinel: {url} does not answer" in done.stderr
+    assert "given up after 1.5 s" in done.stderr
+    assert "Traceback" not in done.stderr
+    async with waiting(url, spool) as writer:
+        assert writer.stats().pending == 1
+
+
+@asynccontextmanager
+async def waiting(url: str, spool: Path) -> AsyncIterator[RemoteWriter]:
+    """A writer on a spool, of which nothing can be delivered."""
+    client = HttpClient(HttpSettings(url))
+    writer = RemoteWriter(client, spool, WriterSettings())
+    await writer.start()
+    try:
+        yield writer
+    finally:
+        await writer.stop(0.1)
+        await client.close()
+
+
+def run_once(path: Path) -> subprocess.CompletedProcess[str]:
+    """A run that is to end by itself."""
+    return subprocess.run(
         [*sentinel_command(), "once", "-c", str(path)],
         env=clean_environ(),
         capture_output=True,
         text=True,
         check=False,
+        timeout=60,
     )
+
+
+def once(path: Path, config: dict[str, object]) -> str:
+    """What it said; a series that has ended is no failure."""
+    path.write_text(yaml.safe_dump(config))
+    done = run_once(path)
     assert done.returncode == 0, done.stderr
     return done.stderr

@@ -33,6 +33,22 @@ async def test_a_version_older_than_the_history_is_fitted_anew(tmp_path: Path) -
         assert records(house)[2][0] == "first"
 
 
+async def test_versions_of_series_that_went_days_ago_are_dropped_by_short_runs_too(
+    tmp_path: Path,
+) -> None:
+    settings = {"granularity": "2h", "horizon": "10h", "lookback": "60h", "training_window": "8d"}
+    async with House(tmp_path, {"a": noisy, "gone": noisy}, settings) as house:
+        house.now_ms += HOUR
+        for run in range(30):
+            await house.watch.once()
+            if run == 0:
+                del house.reader.values["gone"]
+                assert records(house, "gone")
+            await house.restart(2 * HOUR)
+        assert records(house, "gone") == {}
+        assert records(house, "a")
+
+
 async def test_a_damaged_snapshot_leaves_the_stored_version_in_service(tmp_path: Path) -> None:
     async with House(tmp_path, {"a": rising}) as house:
         await house.turns(5)
