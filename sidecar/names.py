@@ -145,7 +145,7 @@ SELF_METRICS: Final = (
     SelfMetric(
         "sentinel_no_prediction",
         "gauge",
-        "Series without a fresh prediction, by reason.",
+        "Series without a fresh prediction, by reason; a watch that cannot begin counts as one.",
         ("reason",),
     ),
     SelfMetric(

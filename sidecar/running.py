@@ -13,18 +13,17 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, S
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from itertools import islice
 from typing import Any, Final, TypeVar
 
 from aiohttp import web
 
+from sidecar import oneshot
 from sidecar.config import SentinelConfig
 from sidecar.endpoints import Endpoints
 from sidecar.errors import ConfigError, SidecarError
 from sidecar.learning.schedule import FitQueue
 from sidecar.learning.store import VersionStore
 from sidecar.learning.workers import FitPool
-from sidecar.names import FAILURES
 from sidecar.publish.acknowledgements import Acknowledgements
 from sidecar.publish.exposition import Page
 from sidecar.publish.paths import ForecastPaths
@@ -43,9 +42,9 @@ from sidecar.serve.status import (
     StatusPage,
     Wanted,
     count_states,
+    not_begun,
     series_facts,
     status_page,
-    without,
 )
 from sidecar.serve.upstream import Upstream
 from sidecar.serve.web_config import Doorkeeper, WebConfig, load_web_config
@@ -70,11 +69,6 @@ _LAG_EVERY_S: Final = 0.1
 _TIDY_EVERY_S: Final = 3600.0
 _LAG_WINDOW_S: Final = 10.0
 _FIT_PROCESSES: Final = 1
-# `once` asks a server that does not answer for so many times `scrape_timeout`: a crontab starts
-# the next run soon enough, and runs that wait would pile up.
-ONCE_PATIENCE: Final = 3
-# Of so many series of a watch `once` says why they have no forecast.
-_NAMED: Final = 20
 # What a reload can change; the rest needs a restart.
 _RELOADABLE: Final = frozenset({"watches", "publish", "emit_confidence_bounds", "timezone"})
 
@@ -188,27 +182,13 @@ class Running:
             SidecarError: the server does not answer; what the last run left waits for the next.
         """
         self._start(self._trainer.run(self.stopping))
-        patience_s = ONCE_PATIENCE * self.config.scrape_timeout_s
         learning = self._source.learn(self.stopping, self._endpoints.first.client)
-        try:
-            await asyncio.wait_for(learning, patience_s)
-        except TimeoutError:
-            raise SidecarError(
-                f"{self._source.trouble}; given up after {patience_s:g} s ({ONCE_PATIENCE} times "
-                "scrape_timeout): nothing was read or forecast; what is not delivered yet stays in "
-                "artifact_store"
-            ) from None
+        await oneshot.answered(learning, self._source, self.config.scrape_timeout_s)
         went_well = await asyncio.gather(*(watch.once() for watch in self.watches))
         delivered = await self._endpoints.drained(SHUTDOWN_S)
         if not delivered:
             log.warning("not everything is delivered: what is left waits in artifact_store")
-        missing = {watch.title: without(watch, self.rejected()) for watch in self.watches}
-        for title, reasons in missing.items():
-            for labels, reason in islice(reasons.items(), _NAMED):
-                log.warning("watch %s: no forecast of %s: %s", title, labels, reason)
-            if len(reasons) > _NAMED:
-                log.warning("watch %s: nor of %d more series", title, len(reasons) - _NAMED)
-        failed = any(one in FAILURES for reasons in missing.values() for one in reasons.values())
+        failed = oneshot.failures_told(self.watches, self.rejected())
         return delivered and all(went_well) and not failed
 
     async def in_thread(self, function: Callable[..., T], /, *arguments: object) -> T:
@@ -270,8 +250,12 @@ class Running:
         now_ms = _now_ms()
         if any(watch.fresh(now_ms) for watch in self.watches):
             return ""
-        troubles = [watch.trouble for watch in self.watches if watch.trouble]
-        return troubles[0] if troubles else "no model serves yet"
+        troubles = [f"{one.title}: {one.trouble}" for one in self.watches if one.trouble]
+        return "; ".join(troubles) or "no model serves yet"
+
+    def remarks(self) -> Iterable[str]:
+        for one in not_begun(self.watches):
+            yield f"watch {one['selector']} has not begun: {one['error']}"
 
     def status(self) -> Mapping[str, Any]:
         return series_facts(self.watches, self.rejected())

@@ -14,7 +14,7 @@ from sidecar.cli.advice import ADVICE
 from sidecar.cli.client import Client, asked, client
 from sidecar.cli.orders import change_line, version_line
 from sidecar.cli.outlook import exactly, outlook
-from sidecar.cli.status import PINNED, pages
+from sidecar.cli.status import PINNED, not_begun, pages
 from sidecar.cli.status_codes import EXIT_FAILED, EXIT_OK
 from sidecar.config import SentinelConfig, WatchConfig
 from sidecar.errors import SidecarError
@@ -37,7 +37,8 @@ def explain(config: SentinelConfig, options: argparse.Namespace) -> int:
     sidecar = client(config, options)
     answer = pages(sidecar, [("match[]", str(watch.selector))], _SAID)
     if not answer["data"]:
-        for line in why_unknown(sidecar, config, watch):
+        stuck = not_begun(answer["page"], watch.metric)
+        for line in stuck or why_unknown(sidecar, config, watch):
             print(f"sentinel: {line}", file=sys.stderr)
         return EXIT_FAILED
     console = Console()

@@ -64,6 +64,8 @@ def status(config: SentinelConfig, options: argparse.Namespace) -> int:
     answer = pages(sidecar, query, options.limit)
     if options.json:
         print(json.dumps(answer["data"], indent=2))
+        for line in not_begun(answer["page"]):
+            print(f"sentinel: {line}", file=sys.stderr)
         return EXIT_OK
     console = Console()
     if console.is_terminal:
@@ -72,6 +74,8 @@ def status(config: SentinelConfig, options: argparse.Namespace) -> int:
     else:
         for line in lines(answer["data"]):
             print(line)
+    for line in not_begun(answer["page"]):
+        print(f"sentinel: {line}", file=sys.stderr)
     left = answer["page"]["matched"] - len(answer["data"])
     if left > 0:
         print(f"sentinel: {left} more; --limit shows as many as you ask for", file=sys.stderr)
@@ -169,7 +173,19 @@ def counted(page: Mapping[str, Any]) -> Text:
     if page["reasons"]:
         parts = (f"{count:,} {reason}" for reason, count in page["reasons"].items())
         text.append(f"  ({', '.join(parts)})", style="dim")
+    stuck = len(page.get("not_begun", ()))
+    if stuck:
+        text.append(f"  {stuck:,} watches cannot begin", style="red")
     return text
+
+
+def not_begun(page: Mapping[str, Any], metric: str | None = None) -> list[str]:
+    """A line for each watch (of one metric, or all) that cannot begin: its series are not known."""
+    return [
+        printable(f"watch {one['selector']} has not begun (source_error): {one['error']}")
+        for one in page.get("not_begun", ())
+        if metric in (None, one["metric"])
+    ]
 
 
 def table(facts: Mapping[str, Mapping[str, Any]], width: int, now: datetime) -> Table:

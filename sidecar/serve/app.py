@@ -27,6 +27,9 @@ class Board(Protocol):
     def not_ready(self) -> str:
         """Why the sidecar is not ready yet; empty once it is."""
 
+    def remarks(self) -> Iterable[str]:
+        """What does not work though it is ready, a line each."""
+
 
 def build_app(
     board: Board,
@@ -108,7 +111,7 @@ def _ready(board: Board) -> _Handler:
         why_not = board.not_ready()
         if why_not:
             return web.Response(status=503, text=f"Sentinel is not ready: {why_not}\n")
-        return web.Response(text="Sentinel is ready.\n")
+        return web.Response(text="\n".join(["Sentinel is ready.", *board.remarks()]) + "\n")
 
     return handler
 

@@ -54,6 +54,8 @@ class StatusPage:
         total: watched series, of all watches.
         matched: how many of them are wanted, on this page and others.
         states, reasons: over the series that are accepted, whatever their state.
+        not_begun: of each watch that cannot begin its ``selector``, the ``metric`` of its outputs,
+            and the ``error``. Which series it would have is not known.
     """
 
     series: dict[str, dict[str, Any]]
@@ -61,6 +63,7 @@ class StatusPage:
     matched: int
     states: Counter[str]
     reasons: Counter[str]
+    not_begun: tuple[dict[str, str], ...] = ()
 
 
 def series_facts(
@@ -100,6 +103,16 @@ def status_page(
         matched=int(rows.size),
         states=states,
         reasons=reasons,
+        not_begun=not_begun(watches),
+    )
+
+
+def not_begun(watches: Iterable[Watch]) -> tuple[dict[str, str], ...]:
+    """The watches that cannot begin, and why: as ``StatusPage.not_begun``."""
+    return tuple(
+        {"selector": watch.title, "metric": watch.config.output_metric, "error": watch.trouble}
+        for watch in watches
+        if watch.known is None and watch.trouble
     )
 
 
@@ -258,8 +271,13 @@ def without(watch: Watch, rejected: Collection[LabelSet]) -> dict[LabelSet, Reas
 
 
 def count_reasons(watches: Iterable[Watch], rejected: Collection[LabelSet] = ()) -> Counter[str]:
-    """How many series lack a fresh prediction for each reason; every reason is there."""
+    """How many series lack a fresh prediction for each reason; every reason is there.
+
+    A watch that cannot begin counts as one ``source_error``: its series are not known.
+    """
+    watches = list(watches)
     counts = Counter({reason.value: 0 for reason in Reason})
+    counts[Reason.SOURCE_ERROR.value] += len(not_begun(watches))
     for watch in watches:
         found = _of_the_cycle(watch, rejected)
         if found is None:

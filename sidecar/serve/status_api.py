@@ -88,6 +88,7 @@ def encoded(page: StatusPage, wanted: Wanted) -> bytes:
         "next_offset": end if page.series and end < page.matched else None,
         "states": page.states,
         "reasons": page.reasons,
+        "not_begun": page.not_begun,
     }
     text = f'{{"status":"success","data":{{{series}}},"page":{_encode(about)}}}'
     return text.encode(errors="backslashreplace")

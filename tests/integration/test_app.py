@@ -19,13 +19,16 @@ pytestmark = pytest.mark.integration
 
 class Board:
     def __init__(self, pages: Iterable[Page] = (), why_not: str = "") -> None:
-        self._pages, self.why_not = list(pages), why_not
+        self._pages, self.why_not, self.wrong = list(pages), why_not, list[str]()
 
     def pages(self) -> Iterable[Page]:
         return self._pages
 
     def not_ready(self) -> str:
         return self.why_not
+
+    def remarks(self) -> Iterable[str]:
+        return self.wrong
 
 
 PAGE = Page({"x_sentinel_predicted": ("Forecast of x.", 'x_sentinel_predicted{a="b"} 1.0\n')}, 1)
@@ -91,6 +94,9 @@ async def test_readiness_says_why_not_and_health_does_not_depend_on_it() -> None
         assert (await get(f"{url}/-/healthy"))[0] == 200
         board.why_not = ""
         assert (await get(f"{url}/-/ready"))[0] == 200
+        board.wrong = ["watch x has not begun: no"]
+        told = await get(f"{url}/-/ready")
+        assert told == (200, "Sentinel is ready.\nwatch x has not begun: no\n")
 
 
 async def test_the_root_lists_addresses_that_are_there() -> None:

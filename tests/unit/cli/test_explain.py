@@ -206,3 +206,12 @@ def test_a_sources_label_that_we_set_too_is_asked_for_under_its_new_name() -> No
         'x_sentinel_expected{a="q\\"", exported_sentinel_step="3"}'
     )
     assert outlook.exactly(labels, "") == 'x{a="q\\"", sentinel_step="3"}'
+
+
+def test_of_a_watch_that_cannot_begin_the_reason_is_told(
+    sidecar: Sidecar, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sidecar.watches = [watch_of(None, trouble="query refused: too many series")]
+    assert main(["explain", "x"]) == 1
+    told = "watch x has not begun (source_error): query refused: too many series"
+    assert told in capsys.readouterr().err

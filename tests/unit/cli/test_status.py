@@ -18,7 +18,7 @@ from sidecar.config import SentinelConfig
 from sidecar.errors import ConfigError, SidecarError
 from sidecar.known import Known
 from sidecar.names import Reason
-from sidecar.serve.status import status_page
+from sidecar.serve.status import Wanted, status_page
 from sidecar.serve.status_api import encoded, wanted_of
 from tests.unit.serve.made_watches import known_series, watch_of
 
@@ -205,3 +205,18 @@ def test_a_frame_says_when_the_sidecar_is_gone(monkeypatch: pytest.MonkeyPatch) 
 def test_an_option_that_is_wrong_is_not_blamed_on_the_file() -> None:
     with pytest.raises(ConfigError):
         cli.status(CONFIG, options("--limit", "-3"))
+
+
+def test_a_watch_that_cannot_begin_is_named_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, known: Known, capsys: pytest.CaptureFixture[str]
+) -> None:
+    watches = [watch_of(known), watch_of(None, trouble="parse error: unexpected )")]
+    page = json.loads(encoded(status_page(watches, (), Wanted()), Wanted()))
+    monkeypatch.setattr(cli, "asked", lambda *_: page)
+    line = "watch x has not begun (source_error): parse error: unexpected )"
+    for more in ([], ["--json"]):
+        assert main(["status", *more]) == 0
+        assert capsys.readouterr().err == f"sentinel: {line}\n"
+    assert "1 watches cannot begin" in cli.counted(page["page"]).plain
+    assert cli.not_begun(page["page"], "x") == [line]
+    assert cli.not_begun(page["page"], "y") == []

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from sidecar.serve.status import count_reasons, not_begun
 from tests.unit.loop.house import House
 
 
@@ -21,3 +22,16 @@ async def test_a_cycle_of_a_minute_is_one_line_though_timers_jitter(
             house.now_ms -= jitter_ms
     cycles = [r.getMessage() for r in caplog.records if "series forecast" in r.getMessage()]
     assert cycles == ["watch x: 2 of 2 series forecast 5m ahead"] * 6
+
+
+async def test_a_watch_whose_source_never_answers_is_a_source_error(tmp_path: Path) -> None:
+    async with House(tmp_path, {"a": lambda t: t % 7}) as house:
+        house.reader.down = True
+        await house.turns(1)
+        assert count_reasons(house.fleet.watches)["source_error"] == 1
+        (told,) = not_begun(house.fleet.watches)
+        assert told == {"selector": "x", "metric": "x", "error": "connection refused"}
+        house.reader.down = False
+        await house.turns(2)
+        assert not_begun(house.fleet.watches) == ()
+        assert count_reasons(house.fleet.watches)["source_error"] == 0

@@ -53,6 +53,7 @@ def watch_of(
     config = WatchConfig("x", horizon=horizon, model="linear")
     found = SimpleNamespace(
         config=config,
+        title=str(config.selector),
         watch_id=config.id,
         known=known,
         latest=latest,

@@ -15,6 +15,7 @@ from sidecar.serve.status import (
     STATES,
     StatusPage,
     Wanted,
+    count_reasons,
     count_states,
     series_facts,
     status_page,
@@ -163,6 +164,14 @@ def test_a_source_that_fails_is_the_reason_of_all_that_have_no_other(known: Know
     assert {one["last_error"] for one in facts} == {"it does not answer"}
 
 
+def test_a_watch_that_cannot_begin_is_named_and_counted(known: Known) -> None:
+    watches = [watch_of(known), watch_of(None, trouble="bad expression"), watch_of(None)]
+    told = {"selector": "x", "metric": "x", "error": "bad expression"}
+    assert status_page(watches, (), Wanted()).not_begun == (told,)
+    assert count_reasons(watches)["source_error"] == 1
+    assert count_reasons(watches[:1])["source_error"] == 0
+
+
 def test_selectors_choose_and_totals_stay(known: Known) -> None:
     wanted = Wanted(accepts=selected(['{instance=~"s[12]"}', 'x{instance="s5"}']))
     page = status_page([watch_of(known)], (), wanted)
@@ -219,6 +228,7 @@ def test_the_answer_says_where_the_next_page_begins(known: Known) -> None:
         "next_offset": None,
         "states": {"serving": 6, "fallback": 0, "waiting": 0, "ended": 0},
         "reasons": {},
+        "not_begun": [],
     }
 
 
