@@ -153,6 +153,8 @@ class Running:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self._fleet is not None:
+            await self._fleet.close()
         if self._ends_outputs:
             await asyncio.gather(
                 *(watch.leave(for_good=True) for watch in self.watches), return_exceptions=True

@@ -134,16 +134,16 @@ def main(descriptor: int, memory_limit_bytes: int) -> None:
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C reaches workers too; the parent handles it
-    _end_with_parent()
+    end_with_parent()
     os.nice(_NICE)
     os.dup2(2, 1)  # a model that prints must not write into the parent's output
     with socket.socket(fileno=descriptor) as parent:
-        _limit(memory_limit_bytes)
-        _send(parent, Message("ready", {"pid": os.getpid()}, {}))
+        limit(memory_limit_bytes)
+        send(parent, Message("ready", {"pid": os.getpid()}, {}))
         models: dict[str, ForecastModel[Any]] = {}
-        while (request := _receive(parent)) is not None:
+        while (request := receive(parent)) is not None:
             reply = answer(request, models)
-            _send(parent, reply)
+            send(parent, reply)
             if reply.kind == "memory":
                 return  # whatever could not allocate may be half done: start afresh
 
@@ -181,7 +181,7 @@ def answer(request: Message, models: dict[str, ForecastModel[Any]]) -> Message:
         return Message("error", {"message": text[:2000]}, {})
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """On Linux the kernel ends us when the parent does, even in the middle of a fit."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -189,7 +189,7 @@ def _end_with_parent() -> None:
         Path("/proc/self/oom_score_adj").write_text("500")
 
 
-def _limit(memory_limit_bytes: int) -> None:
+def limit(memory_limit_bytes: int) -> None:
     """Let this process grow by so much over what the interpreter and SciPy need; no core files."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux" and memory_limit_bytes > 0:
@@ -198,7 +198,7 @@ def _limit(memory_limit_bytes: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def _receive(parent: socket.socket) -> Message | None:
+def receive(parent: socket.socket) -> Message | None:
     """The next message, None at the end of the stream."""
     prefix = _exactly(parent, PREFIX.size)
     if prefix is None:
@@ -219,6 +219,6 @@ def _exactly(parent: socket.socket, size: int) -> bytearray | None:
     return buffer
 
 
-def _send(parent: socket.socket, message: Message) -> None:
+def send(parent: socket.socket, message: Message) -> None:
     for buffer in encode(message):
         parent.sendall(buffer)

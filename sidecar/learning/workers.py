@@ -14,13 +14,8 @@ other batch with it (a ``ProcessPoolExecutor`` would break as a whole).
 """
 
 import asyncio
-import json
 import logging
-import os
-import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -33,8 +28,9 @@ from numpy.typing import NDArray
 from sidecar.errors import SidecarError
 from sidecar.learning import training
 from sidecar.learning.payload import PREFIX, Message, decode, encode, sizes
+from sidecar.learning.processes import how_it_ended, kill, spawn
 from sidecar.learning.training import FULL, TrainingOutcome, outcome_from_arrays
-from sidecar.learning.worker import MARK, ModelSpec, inside_worker
+from sidecar.learning.worker import ModelSpec, inside_worker
 from sidecar.models.contract import State, to_arrays
 from sidecar.names import Reason
 from sidecar.series import FloatArray, TimeArray
@@ -45,20 +41,6 @@ START_TIMEOUT_S: Final = 60.0
 IDLE_S: Final = 300.0
 ATTEMPTS: Final = 64
 LEAST_TIMEOUT_S: Final = 5.0
-_ONE_THREAD: Final = dict.fromkeys(
-    (
-        "OPENBLAS_NUM_THREADS",
-        "OMP_NUM_THREADS",
-        "MKL_NUM_THREADS",
-        "BLIS_NUM_THREADS",
-        "VECLIB_MAXIMUM_THREADS",
-    ),
-    "1",
-)
-_BOOT: Final = (
-    "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
-    "from sidecar.learning.worker import main; main(int(sys.argv[2]), int(sys.argv[3]))"
-)
 
 
 class WorkerError(SidecarError):
@@ -372,26 +354,7 @@ class _Worker:
     """One worker process and our end of its socket pair."""
 
     def __init__(self, memory_limit_bytes: int) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            try:
-                self.process = subprocess.Popen(  # noqa: S603 - our own interpreter, no user text
-                    [
-                        sys.executable,
-                        "-c",
-                        _BOOT,
-                        json.dumps(sys.path),
-                        str(theirs.fileno()),
-                        str(memory_limit_bytes),
-                    ],
-                    pass_fds=(theirs.fileno(),),
-                    stdin=subprocess.DEVNULL,
-                    env={**os.environ, **_ONE_THREAD, MARK: "1"},
-                    start_new_session=True,
-                )
-            except OSError:
-                ours.close()
-                raise
+        self.process, ours = spawn("sidecar.learning.worker", memory_limit_bytes)
         ours.setblocking(False)
         self._socket = ours
         self._busy = self._killed = False
@@ -447,9 +410,7 @@ class _Worker:
         """End the process and whatever it started; it is reaped later. Whoever waits is woken."""
         self._killed = True
         self.forget_idle()
-        if self.process.returncode is None:  # once reaped, its number may be another's
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.process.pid, signal.SIGKILL)
+        kill(self.process)
         if self._busy:
             with suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
@@ -469,9 +430,7 @@ class _Worker:
             await asyncio.sleep(0.005)
         else:
             return ""
-        if status < 0:
-            return f"its worker process was ended by {signal.Signals(-status).name}"
-        return f"its worker process ended with status {status}"
+        return f"its worker process {how_it_ended(status)}"
 
 
 def _request(job: FitJob, rows: NDArray[np.int64]) -> Message:

@@ -11,10 +11,10 @@ import io
 import tempfile
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +37,7 @@ from sidecar.series import FloatArray, TimeArray
 # NumPy's byte strings lose zeros at their end, so each blob ends with something else.
 _END: Final = b"\x01"
 # Instances kept alive, so that a forecast does not load its model from bytes each time.
-_ALIVE: Final = 1024
+ALIVE: Final = 1024
 _NOTE_LENGTH: Final = 200
 # Of a normal variable: standard deviation / mean absolute deviation.
 _SD_OF_MAE: Final = 1.2533
@@ -59,12 +59,34 @@ class CustomState(State):
     note: NDArray[np.str_]
 
 
+class Predictor(Protocol):
+    """Asks the instances of K series for their forecasts."""
+
+    def predict(
+        self, asked: Sequence[tuple[int, bytes]], X: FloatArray, steps: int
+    ) -> tuple[FloatArray, list[str]]:
+        """What ``predict`` of each instance says, as ``CustomModel.answer`` gives it.
+
+        Args:
+            asked: of each series its row and what its instance saved.
+            X: (K, n_features).
+
+        Returns:
+            (3, K, steps), NaN for a series that has no answer; and K texts that say why, empty
+            where it has.
+        """
+
+
 class CustomModel(ForecastModel[CustomState]):
     """Runs ``model``, a ``BaseModel`` class, for each series.
 
     Args:
         params: further keywords of its constructor.
         context: granularity_ms, horizon_steps, n_lags, timezone.
+
+    Attributes:
+        predictor: what asks the instances for forecasts: the model itself, in this process, unless
+            another is put in its place.
     """
 
     name: ClassVar[str] = "custom"
@@ -79,8 +101,11 @@ class CustomModel(ForecastModel[CustomState]):
         self.timezone = str(context["timezone"])
         self.granularity_ms = int(context["granularity_ms"])
         self.settings = self.params
+        self.predictor: Predictor | None = None
         self._alive: OrderedDict[bytes, BaseModel] = OrderedDict()
-        self._raised: dict[tuple[int, bytes], str] = {}  # what the newest forecast met, by row
+        # What the newest forecast met. By what it was made from, not by row: ``explain`` is asked
+        # about a few series out of many.
+        self._raised: dict[tuple[bytes, bytes], str] = {}
         self._made()  # a wrong keyword shows here, not in the first fit
 
     def _made(self) -> BaseModel:
@@ -179,20 +204,19 @@ class CustomModel(ForecastModel[CustomState]):
         return replace(state, last_ms=last_ms, buffer=buffer, missed=missed)
 
     def forecast(self, state: CustomState, t_ms: TimeArray) -> Intervals:
-        shape = (len(state.sigma), len(t_ms))
-        mean, lower, upper = (np.full(shape, np.nan) for _ in range(3))
-        X = rows_before(state.buffer, cyclic(t_ms[:1], self.timezone)) if len(t_ms) else mean
-        self._raised = {}
-        for row in np.flatnonzero(np.isfinite(state.sigma)).tolist():
-            blob = bytes(state.blob[row])
-            try:
-                said = self._instance(blob).predict(X[row : row + 1])
-                _place(mean[row], said.values)
-                _place(lower[row], said.lower_bound)
-                _place(upper[row], said.upper_bound)
-            except Exception as error:  # noqa: BLE001 - a user's code may raise anything; it is shown
-                mean[row] = np.nan
-                self._raised[row, blob] = f"predict raised {_said(error)}"[:_NOTE_LENGTH]
+        told = np.full((3, len(state.sigma), len(t_ms)), np.nan)
+        raised: dict[tuple[bytes, bytes], str] = {}
+        rows = np.flatnonzero(np.isfinite(state.sigma))
+        if len(t_ms) and rows.size:
+            X = rows_before(state.buffer, cyclic(t_ms[:1], self.timezone))[rows]
+            asked = [(row, bytes(state.blob[row])) for row in rows.tolist()]
+            ask = self.predict if self.predictor is None else self.predictor.predict
+            told[:, rows], said = ask(asked, X, len(t_ms))
+            for (row, blob), text in zip(asked, said, strict=True):
+                if text:
+                    raised[blob, state.buffer[row].tobytes()] = text[:_NOTE_LENGTH]
+        self._raised = raised
+        mean, lower, upper = told
         steps = np.arange(1, len(t_ms) + 1) + state.missed[:, None]
         plain = around(mean, state.sigma[:, None] * np.sqrt(steps), OUTPUT_LEVEL)
         return Intervals(
@@ -201,19 +225,43 @@ class CustomModel(ForecastModel[CustomState]):
             upper=np.where(np.isfinite(upper), np.maximum(upper, mean), plain.upper),
         )
 
+    def predict(
+        self, asked: Sequence[tuple[int, bytes]], X: FloatArray, steps: int
+    ) -> tuple[FloatArray, list[str]]:
+        """``Predictor.predict`` in this process."""
+        told, said = np.full((3, len(asked), steps), np.nan), [""] * len(asked)
+        for at, (_, blob) in enumerate(asked):
+            try:
+                told[:, at] = self.answer(blob, X[at : at + 1], steps)
+            except Exception as error:  # noqa: BLE001 - a user's code may raise anything; it is shown
+                said[at] = raised_by_predict(error)
+        return told, said
+
+    def answer(self, blob: bytes, X: FloatArray, steps: int) -> FloatArray:
+        """Values, lower and upper bounds (3, steps) that the instance which saved ``blob`` says for
+        ``X`` (1, n_features); NaN where it says nothing. Raises whatever the user's code raises.
+        """
+        told = np.full((3, steps), np.nan)
+        said = self._instance(blob).predict(X)
+        for row, values in zip(
+            told, (said.values, said.lower_bound, said.upper_bound), strict=True
+        ):
+            _place(row, values)
+        return told
+
     def _instance(self, blob: bytes) -> BaseModel:
         """The instance that saved ``blob``; the most recently used ones are kept."""
         if blob not in self._alive:
             self._alive[blob] = _loaded(self._made(), blob)
-            if len(self._alive) > _ALIVE:
+            if len(self._alive) > ALIVE:
                 self._alive.popitem(last=False)
         self._alive.move_to_end(blob)
         return self._alive[blob]
 
     def explain(self, state: CustomState) -> list[str]:
         return [
-            self._raised.get((row, bytes(blob)), str(note))
-            for row, (blob, note) in enumerate(zip(state.blob, state.note, strict=True))
+            self._raised.get((bytes(blob), buffer.tobytes()), str(note))
+            for blob, buffer, note in zip(state.blob, state.buffer, state.note, strict=True)
         ]
 
 
@@ -247,6 +295,11 @@ def _loaded(instance: BaseModel, blob: bytes) -> BaseModel:
         instance.load(Path(folder))
     instance.is_fitted = True
     return instance
+
+
+def raised_by_predict(error: Exception) -> str:
+    """What ``explain`` says of a forecast that the user's code did not give."""
+    return f"predict raised {_said(error)}"
 
 
 def _said(error: Exception) -> str:

@@ -69,6 +69,10 @@ class Fleet:
         async with self._exchanging:  # two at once would each end what the other begins
             return await self._exchanged(config)
 
+    async def close(self) -> None:
+        """End what the watches have running beside them; a cycle that waits for it is woken."""
+        await asyncio.gather(*(asyncio.to_thread(watch.close) for watch in self.watches))
+
     async def _exchanged(self, config: SentinelConfig) -> str:
         before = {watch.watch_id: watch for watch in self.watches}
         same = {
@@ -104,6 +108,7 @@ class Fleet:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         self._ports.trainer.dismiss(watch.watch_id)
+        await asyncio.to_thread(watch.close)
         await watch.leave(for_good=for_good)
 
     def _built(self, config: SentinelConfig, watch: WatchConfig, owns: Owns) -> Watch:

@@ -23,6 +23,7 @@ from sidecar.duration import format_duration
 from sidecar.errors import DataError, SidecarError, StoreError
 from sidecar.known import Fitted, Known, adopt
 from sidecar.learning.gate import GateSettings
+from sidecar.learning.predicting import aside
 from sidecar.learning.records import Group
 from sidecar.learning.schedule import Cron, Mode, Trigger, spread_ms
 from sidecar.learning.worker import ModelSpec
@@ -66,6 +67,7 @@ class Watch:
         timezone: whose clock cron and daily patterns follow.
 
     Attributes:
+        close: ends the process of a user's model, if there is one; blocks while it ends.
         recipe: what makes its states what they are; empty until it has begun.
     """
 
@@ -83,6 +85,7 @@ class Watch:
         context = ModelContext(config.granularity_ms, config.horizon_steps, config.n_lags, timezone)
         self.model: ForecastModel[State] = build(config.model_choice, config.model_params, context)
         self.spec = ModelSpec.of(config.model_choice, config.model_params, context)
+        self.close = aside(self.model, self.spec)
         spread = spread_ms(config.id, config.granularity_ms // 4)
         self._offset_ms = config.query_offset_ms + spread
         self.wishes = FitWishes(

@@ -118,27 +118,36 @@ class HarmfulModel(MeanModel):
     def _do_harm(self, t_ms: TimeArray, y: FloatArray) -> MeanState:
         state = super().fit(t_ms, y)
         match self.harm:
-            case "raise":
-                raise ZeroDivisionError("the poisoned series")
-            case "exit":
-                os._exit(3)
-            case "segfault":
-                ctypes.string_at(0)
-            case "hang":
-                time.sleep(3600)
-            case "spin":
-                while True:
-                    pass
-            case "allocate":
-                hoard = [np.ones(1 << 24) for _ in range(1000)]
-                assert hoard
             case "wrong_shape":
                 return MeanState(state.last_ms, state.sigma, state.mean[:-1], state.learned)
             case "nan":
                 return MeanState(state.last_ms, state.sigma, state.mean * np.nan, state.learned)
-            case "print":
-                print("printed by a model")
+            case harm:
+                do_harm(harm)
         return state
+
+
+def do_harm(harm: str) -> None:
+    """What code that is not ours may do to the process it runs in."""
+    match harm:
+        case "raise":
+            raise ZeroDivisionError("the poisoned series")
+        case "exit":
+            os._exit(3)
+        case "segfault":
+            ctypes.string_at(0)
+        case "hang":
+            time.sleep(3600)
+        case "dawdle":
+            time.sleep(0.4)
+        case "spin":
+            while True:
+                pass
+        case "allocate":
+            hoard = [np.ones(1 << 24) for _ in range(1000)]
+            assert hoard
+        case "print":
+            print("printed by a model")
 
 
 class BrokenModel(MeanModel):
@@ -170,3 +179,22 @@ class OwnModel(BaseModel):
 
     def load(self, path: Path) -> None:
         self.mean = float((path / "mean").read_text())
+
+
+class HarmfulOwnModel(OwnModel):
+    """Does ``harm`` when it is asked for a forecast from a newest value of ``POISON`` and the file
+    ``switch`` exists, if one is named; else it is the mean."""
+
+    def __init__(
+        self, granularity: str, horizon: str, lookback: str, harm: str = "", switch: str = ""
+    ) -> None:
+        super().__init__(granularity, horizon, lookback)
+        self.harm, self.switch = harm, switch
+
+    def predict(self, X: FloatArray) -> PredictionResult:
+        newest = X[0, -7]  # before the mean, the standard deviation and the four of the calendar
+        if newest == POISON and (not self.switch or Path(self.switch).exists()):
+            if self.harm == "wrong_shape":
+                return PredictionResult(np.array(["not", "a", "number"]))
+            do_harm(self.harm)
+        return super().predict(X)
