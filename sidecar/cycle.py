@@ -131,8 +131,13 @@ async def run_cycle(
     reader: SampleReader,
     in_thread: InThread,
     publisher: WatchPublisher,
+    *,
+    newest: bool = True,
 ) -> tuple[Known, Advance]:
     """Bring a watch up to ``instant_ms``: afterwards what it forecast is accepted for delivery.
+
+    Args:
+        newest: False for a piece of what is caught up with, after which more follows.
 
     Raises:
         RemoteError: reading failed; nothing has changed and the same call may be made again.
@@ -140,7 +145,7 @@ async def run_cycle(
     start_ms = read_start_ms(rules, known.origin_ms)
     raw = await reader.read(rules.selector, start_ms, instant_ms)
     known, result = await in_thread(advance, rules, model, known, raw, instant_ms)
-    publication = Publication(known.labels, known.versions, result.outcomes, result.ended)
+    publication = Publication(known.labels, known.versions, result.outcomes, result.ended, newest)
     await publisher.publish(publication, in_thread)
     return known, result
 

@@ -68,12 +68,14 @@ class Publication:
         versions: (N,) int64, the version that serves each; 0 = none.
         outcomes: oldest first; the last carries a forecast.
         ended: the sources whose outputs end now.
+        newest: no instant follows that is due already; else no prediction is pushed.
     """
 
     sources: tuple[LabelSet, ...]
     versions: NDArray[np.int64]
     outcomes: tuple[InstantOutcome, ...]
     ended: tuple[LabelSet, ...]
+    newest: bool = True
 
 
 Owns = Callable[[Sequence[LabelSet]], tuple[NDArray[np.bool_], NDArray[np.bool_]]]
@@ -200,9 +202,9 @@ class WatchPublisher:
         plans = self._planned(found)
         forecast = found.outcomes[-1].forecast
         assert forecast is not None, "the newest outcome carries the forecast"
-        blocks = [
-            block for outcome in found.outcomes for block in due_blocks(plans.outputs, outcome)
-        ]
+        last = found.outcomes[-1] if found.newest else replace(found.outcomes[-1], forecast=None)
+        outcomes = (*found.outcomes[:-1], last)
+        blocks = [block for outcome in outcomes for block in due_blocks(plans.outputs, outcome)]
         rows = index_by_labels(plans.sources)
         ended = [label for one in found.ended for label in plans.outputs.rows_of(rows[one])]
         ended += _superseded(self._plans, plans)

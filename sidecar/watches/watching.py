@@ -305,6 +305,7 @@ class Watch:
             self._beginning.reader,
             self._ports.in_thread,
             self.publisher,
+            newest=until_ms == instant_ms,
         )
         self.known, self.latest, self.behind = known, result, until_ms < instant_ms
         await self._record_rollbacks(result)

@@ -1,12 +1,16 @@
 """What the log says of cycles: one line each, unless they are short and go as before."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from sidecar.remote.intake import WriteBlock
+from sidecar.series import LabelSet
 from sidecar.serve.status import count_reasons, not_begun
-from tests.unit.loop.house import House
+from sidecar.watches import watching
+from tests.unit.loop.house import G, House
 
 
 async def test_a_cycle_of_a_minute_is_one_line_though_timers_jitter(
@@ -35,3 +39,37 @@ async def test_a_watch_whose_source_never_answers_is_a_source_error(tmp_path: Pa
         await house.turns(2)
         assert not_begun(house.fleet.watches) == ()
         assert count_reasons(house.fleet.watches)["source_error"] == 0
+
+
+class Noting:
+    """Takes note of which outputs have samples, and when."""
+
+    def __init__(self) -> None:
+        self.sent: dict[str, list[int]] = {}
+
+    async def append(self, blocks: Sequence[WriteBlock]) -> None:
+        for block in blocks:
+            due = [True] * len(block.labels) if block.due is None else block.due.tolist()
+            for name in {
+                one.metric for one, is_due in zip(block.labels, due, strict=True) if is_due
+            }:
+                self.sent.setdefault(name, []).append(block.timestamp_ms)
+
+    async def end_series(self, labels: Sequence[LabelSet], timestamp_ms: int) -> None:
+        """Nothing ends here."""
+
+
+async def test_what_is_caught_up_with_in_pieces_is_predicted_from_the_newest_instant_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "MOST_INSTANTS", 3)
+    async with House(tmp_path, {"a": lambda t: t % 7}) as house:
+        await house.turns(3)
+        sink, origin_ms = Noting(), house.watch.learned.origin_ms
+        monkeypatch.setattr(house.watch.publisher, "_sinks", [sink])
+        house.now_ms += 8 * G
+        await house.watch.turn()
+        while house.watch.behind:
+            await house.watch.turn()
+    assert sink.sent["x_sentinel_predicted"] == [origin_ms + 8 * G]
+    assert sink.sent["x_sentinel_expected"] == [origin_ms + G * k for k in range(1, 9)]
