@@ -327,7 +327,7 @@ def back_to_predecessors(
         known,
         versions=versions,
         state=put(known.state, rows, take(beside.state, back)),
-        tracker=trackers.forget(known.tracker, rows),
+        tracker=trackers.ran_along(trackers.forget(known.tracker, rows), rows, beside.old[back]),
         drift=drift.promoted(known.drift, rows, mae, nothing, nothing),
         shadow=left,
     )

@@ -192,6 +192,29 @@ def forget(tracker: Tracker, rows: NDArray[np.int64]) -> Tracker:
     )
 
 
+def ran_along(tracker: Tracker, rows: NDArray[np.int64], residuals: FloatArray) -> Tracker:
+    """Put the residuals of a version that ran beside into the window that ``forget`` emptied.
+
+    Without them the version would serve for some instants as if nothing were known of it, and one
+    that was fitted on a history that stood still without any band.
+
+    Args:
+        residuals: (K, S) one-step residuals at the newest S instants, NaN = not judged.
+    """
+    columns, measures = dict(tracker.residuals), dict(tracker.measures)
+    newest = tracker.newest_ms - (residuals.shape[1] - 1) * tracker.step_ms
+    for place in range(residuals.shape[1]):
+        t_ms = newest + place * tracker.step_ms
+        if t_ms not in columns:
+            continue
+        columns[t_ms] = columns[t_ms].copy()
+        columns[t_ms][rows] = residuals[:, place]
+        if t_ms in measures:  # whether a band held the actual: it was another version's band
+            measures[t_ms] = measures[t_ms].copy()
+            measures[t_ms][rows, INSIDE] = np.nan
+    return replace(tracker, residuals=columns, measures=measures)
+
+
 def _each_column(tracker: Tracker, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Tracker:
     def changed(columns: Columns) -> Columns:
         return {t: change(column) for t, column in columns.items()}

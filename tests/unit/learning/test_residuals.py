@@ -221,6 +221,20 @@ def test_after_a_promotion_the_window_is_empty_but_published_forecasts_are_still
     assert judged.residual.tolist() == [-1.0, -1.0]
 
 
+def test_a_version_that_ran_beside_brings_its_own_residuals_and_no_judgement_of_its_band() -> None:
+    tracker, _ = run(trackers.start(2, G, 2), np.zeros((2, 30)), np.ones((2, 30, 2)))
+    row, own = np.array([1]), np.full((1, 60), np.nan)
+    own[0, -25:] = 3.0
+    found = scores.scores(trackers.ran_along(trackers.forget(tracker, row), row, own))
+    assert found.count.tolist() == [29, 25]
+    assert found.mae.tolist() == [1.0, 3.0]
+    assert np.isfinite(found.coverage[0])
+    assert np.isnan(found.coverage[1])
+    middle, count = scores.typical(trackers.forget(tracker, row))
+    assert np.isnan(middle[1])
+    assert count.tolist() == [29, 0]
+
+
 def test_what_is_stored_and_read_again_judges_and_scores_as_before() -> None:
     random = np.random.default_rng(3)
     tracker, _ = run(
