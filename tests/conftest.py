@@ -1,5 +1,8 @@
 """Fixtures for the whole suite."""
 
+import logging
+from collections.abc import Iterator
+
 import pytest
 
 from tests.prometheus import PrometheusBinary, prometheus_binaries, victoria_metrics_binary
@@ -12,6 +15,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(
             "prometheus_binary", binaries or [None], ids=str, indirect=True, scope="session"
         )
+
+
+@pytest.fixture(autouse=True)
+def logs_as_before() -> Iterator[None]:
+    """A sidecar that a test starts in this process sets up the log for all tests after it."""
+    logger = logging.getLogger("sidecar")
+    level, handlers, propagate = logger.level, list(logger.handlers), logger.propagate
+    yield
+    logger.setLevel(level)
+    logger.handlers[:] = handlers
+    logger.propagate = propagate
 
 
 @pytest.fixture(scope="session")
