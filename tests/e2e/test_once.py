@@ -48,13 +48,19 @@ async def test_runs_of_once_write_every_instant_with_one_model(
                 "withdraw_on_shutdown": True,  # the next run goes on: nothing ends
                 "watches": [{**watch, "training_window": "15m", "metric": name} for name in "xy"],
             }
+            logs = []
             for run in range(4):
                 log = await asyncio.to_thread(once, tmp_path / "sentinel.yml", config)
+                logs.append(log)
                 if run == 0:
                     exporter.remove("y")  # its marker is the next scrape's
                 assert await server.query(f"x{EXPECTED}") or run == 0, "its outputs have ended"
                 await asyncio.sleep(2.0)  # an instant at least for each run
-            assert 'no forecast of y{instance="here", job="test"}: stale_input' in log
+            # On a slow machine the last run comes so late that y is not among its series any more.
+            assert any(
+                'no forecast of y{instance="here", job="test"}: stale_input' in one
+                for one in logs[1:]
+            )
             assert "no forecast of x" not in log
             start_ms, end_ms = now_ms - 60_000, int(time.time() * 1000)
             [written] = await server.samples(f"x{EXPECTED}", start_ms, end_ms)
