@@ -60,7 +60,7 @@ class CycleRules:
         overlap_ms: how far each read goes back behind the instants it is for (late scrapes).
         patience_ms: a series silent for longer is no longer forecast, and its outputs end.
         forget_ms: a series silent for longer is forgotten.
-        max_series: how many series the watch may have.
+        max_series: how many series the watch may have; its output series are heeded as well.
         lowest, highest: what forecasts are clipped to when published; infinite where open.
         keep_sign: forecasts of a series that never was negative are clipped at zero too.
         anomaly: what counts as an anomaly, and what is learned from one.

@@ -2,10 +2,26 @@
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.prometheus import PrometheusBinary, prometheus_binaries, victoria_metrics_binary
+
+# How long an example takes says more about the machine than about the law.
+settings.register_profile("suite", parent=settings(), deadline=None)
+settings.load_profile("suite")
+
+_END_TO_END = Path(__file__).parent / "e2e"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where workers share the tests, one goes through a file; and through all that live in real
+    time beside real servers, so that no two of these share the machine."""
+    for item in items:
+        group = _END_TO_END if item.path.parent == _END_TO_END else item.path
+        item.add_marker(pytest.mark.xdist_group(str(group)))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -10,6 +10,7 @@ a receiver refuses samples more than an hour old.
 """
 
 import asyncio
+import itertools
 import json
 import math
 import os
@@ -53,6 +54,9 @@ _HOUR_MS = 3_600_000
 # for each block: short history in small blocks, long history in few.
 _BLOCK_HOURS = (2, 6, 18, 54)
 _BLOCKS_AT_MOST = 12
+# Below the ports that the system gives to outgoing connections; each process begins elsewhere.
+_FIRST_PORT, _PORTS = 10_000, 20_000
+_ports = itertools.count(os.getpid() * 97)
 
 
 class ServerDied(AssertionError):
@@ -104,10 +108,17 @@ def victoria_metrics_binary() -> Path | None:
 
 
 def free_port() -> int:
-    """A loopback port that was free a moment ago."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """A loopback port on which nothing listens, another one each time."""
+    for number in itertools.islice(_ports, _PORTS):
+        port = _FIRST_PORT + number % _PORTS
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise OSError("no loopback port is free")
 
 
 @dataclass

@@ -175,16 +175,17 @@ def _watch_report(
     watch = config.watches[index]
     path = f"watches[{index}]"
     as_rate = watch.transform == "rate" or (watch.transform == "auto" and view.counter)
-    sources = view.series[: watch.max_series]
-    owner, predicts = ownership.of(index, sources)
     transformed = as_rate or watch.transform == "delta"
     per_owner, per_predictor = _outputs_each(watch, config.emit_confidence_bounds, transformed)
+    affordable = max(1, watch.published.max_series // (per_owner + per_predictor))
+    sources = view.series[: min(watch.max_series, affordable)]
+    owner, predicts = ownership.of(index, sources)
     written = int(owner.sum()) * per_owner + int(predicts.sum()) * per_predictor
     found = [
         *_matching(path, watch, view, external),
         *_sampling(path, watch, view, as_rate),
         *_beginning(path, watch, view),
-        *_limits(path, watch, view, written),
+        *_limits(path, watch, view, affordable),
         *_sharing(path, config, index, sources, bool(predicts.all()), bool(owner.all())),
         *_labels(path, sources),
         *_writers(path, view),
@@ -334,22 +335,21 @@ def _beginning(path: str, watch: WatchConfig, view: WatchView) -> list[Finding]:
     return [Finding("note", path, message)]
 
 
-def _limits(path: str, watch: WatchConfig, view: WatchView, written: int) -> list[Finding]:
-    found = []
-    matched, most = len(view.series), watch.max_series
-    if matched > most:
-        message = (
-            f"{matched:,} series match and max_series is {most:,}: {matched - most:,} of them are "
-            "not forecast; narrow the selector, or raise max_series"
-        )
-        found.append(Finding("warning", path, message))
-    if written > watch.published.max_series:
-        message = (
-            f"{written:,} series would be written and publish.max_series is "
-            f"{watch.published.max_series:,}: publish fewer steps, or raise it"
-        )
-        found.append(Finding("warning", path, message))
-    return found
+def _limits(path: str, watch: WatchConfig, view: WatchView, affordable: int) -> list[Finding]:
+    """``affordable``: of how many series ``publish.max_series`` lets the outputs be written."""
+    matched, most = len(view.series), min(watch.max_series, affordable)
+    if matched <= most:
+        return []
+    if affordable < watch.max_series:
+        setting, remedy = "publish.max_series", "publish fewer steps, narrow the selector"
+        allowed = f"{watch.published.max_series:,}, enough for the outputs of {most:,}"
+    else:
+        setting, remedy, allowed = "max_series", "narrow the selector", f"{most:,}"
+    message = (
+        f"{matched:,} series match and {setting} is {allowed}: {matched - most:,} of them are "
+        f"not forecast; {remedy}, or raise {setting}"
+    )
+    return [Finding("warning", path, message)]
 
 
 def _sharing(

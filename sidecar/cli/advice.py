@@ -25,7 +25,8 @@ ADVICE: Final[Mapping[str, str]] = MappingProxyType(
             "model; it is fitted again by itself"
         ),
         Reason.OVER_BUDGET: (
-            "more series match than max_series allows: narrow the selector, or raise max_series"
+            "more series match than max_series or publish.max_series allows: narrow the selector, "
+            "or raise it (`sentinel check` says which)"
         ),
         Reason.DUPLICATE_OUTPUT: (
             "an earlier watch writes the same output: remove one of the two, or give them "

@@ -41,17 +41,16 @@ def outlook(sidecar: Client, one: Mapping[str, Any], now_s: float | None = None)
     grid_s = now_s // step_s * step_s
     start_s, end_s = grid_s - _PAST * step_s, grid_s + horizon_s
 
+    window = format_duration(round(step_s * 1000))
+
     def drawn(suffix: str) -> Curve:
-        selector = exactly(one["labels"], suffix)
-        if not suffix:
-            return _curve(sidecar, selector, start_s, grid_s, step_s)
-        window = format_duration(round(step_s * 1000))
-        expr = f"last_over_time({selector}[{window}])"
+        expr = f"last_over_time({exactly(one['labels'], suffix)}[{window}])"
         return _curve(sidecar, expr, start_s, end_s, step_s)
 
     actual = drawn(ACTUAL)
-    if not actual.values.size:
-        actual = drawn("")
+    if not actual.values.size:  # none is stored, or none yet
+        expr = _as_modelled(exactly(one["labels"], ""), one["transform"], step_s)
+        actual = _curve(sidecar, expr, start_s, grid_s, step_s)
     expected, lower, upper = (drawn(EXPECTED + bound) for bound in ("", LOWER, UPPER))
     if not actual.values.size and not expected.values.size:
         raise SidecarError("there is nothing to draw of the newest instants")
@@ -64,6 +63,18 @@ def outlook(sidecar: Client, one: Mapping[str, Any], now_s: float | None = None)
         end_s=end_s,
         now_s=now_s,
     )
+
+
+def _as_modelled(selector: str, transform: str, step_s: float) -> str:
+    """What the model sees of a series, as nearly as PromQL says it."""
+    step, two = (format_duration(round(steps * step_s * 1000)) for steps in (1, 2))
+    match transform:
+        case "rate":
+            return f"rate({selector}[{two}])"
+        case "delta":
+            return f"{selector} - {selector} offset {step}"
+        case _:
+            return selector
 
 
 def exactly(labels: Mapping[str, str], suffix: str) -> str:

@@ -38,7 +38,8 @@ class WatchPublish(Section):
         steps: the leads k of ``_sentinel_predicted``; ``auto`` is all of them up to 12, else the
             first and the last.
         version_label: ``sentinel_version`` on pushed series too, so that a retrain starts new ones.
-        max_series: how many output series the watch may have.
+        max_series: how many output series the watch may have; series of which the outputs would
+            be beyond it are not forecast.
         actual: ``_sentinel_actual``; ``auto`` where the model does not see the series itself.
         expected, anomaly_score, model_info: whether these series are pushed.
     """
@@ -64,7 +65,7 @@ class PublishConfig(Section):
     _: KW_ONLY
     steps: values.Steps = "auto"
     version_label: bool = False
-    max_series: Annotated[int, Field(ge=1)] = 50_000
+    max_series: Annotated[int, Field(ge=1)] = 250_000
     actual: values.AutoOrBool = "auto"
     expected: bool = True
     anomaly_score: bool = True

@@ -24,7 +24,7 @@ of the discount in instants; by default chosen), ``level`` of the interval (.95)
 
 Measured on the public set, a day of five-minute instants, an hour ahead: MASE 1.97, MAE .955 of
 naive's (naive 2.32; the global line 5.53); a week of history 1.15. A fit takes 13 us a series, the
-global line .4 us.
+global line .3 us.
 """
 
 from dataclasses import dataclass, replace
@@ -44,6 +44,9 @@ BELIEFS: Final = (0.0, 0.5, 1.0)
 ORIGINS: Final = 8
 # Series worked on at once: their values then stay in the cache.
 CHUNK: Final = 256
+# Sums about 0 are moved to the anchor where the squares about it are at least this share of those
+# about 0: that costs four of sixteen digits at most.
+NEAR: Final = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,16 +109,10 @@ class LinearTrendModel(ForecastModel[LinearState]):
         return parts[0] if len(parts) == 1 else concat(parts)
 
     def _through_all(self, t_ms: TimeArray, y: FloatArray) -> LinearState:
-        """One line through everything: three passes over the values, which is what it costs."""
-        n = len(y)
-        anchor, square, sums = y[:, -1].copy(), np.empty(n), np.empty((n, 5))
-        room, powers = np.empty((min(n, CHUNK), y.shape[1])), _powers(1.0, y.shape[1])
+        """One line through everything."""
+        n, anchor = len(y), y[:, -1].copy()
         with np.errstate(invalid="ignore", over="ignore"):
-            for at in range(0, n, CHUNK):
-                part = slice(at, at + CHUNK)
-                centred = np.subtract(y[part], anchor[part, None], out=room[: n - at])
-                sums[part] = _sums_of_whole(centred, powers)
-                np.einsum("nt,nt->n", centred, centred, out=square[part])
+            sums, square = _sums_about(y, anchor)
         state = LinearState(
             last_ms=np.full(n, t_ms[-1]),
             sigma=_residual_deviation(square, sums),
@@ -250,6 +247,33 @@ def _sums(
         sums[row, :3] = powers.sum(axis=0)
         sums[row, 3:] = centred[row, : len(known)][known] @ powers[:, :2]
     return sums
+
+
+def _sums_about(y: FloatArray, anchor: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """(N, 5) the sums with equal weights of ``y - anchor``, and (N,) its squares'; gaps give NaN.
+
+    The values are read from memory once and nothing of their size is written: half as fast as
+    adding them up.
+    """
+    n, size = y.shape
+    powers = _powers(1.0, size)
+    line = np.ascontiguousarray(powers[:, :2])
+    about_0, square_0 = np.empty((n, 2)), np.empty(n)
+    for at in range(0, n, CHUNK):
+        part = slice(at, at + CHUNK)
+        np.matmul(y[part], line, out=about_0[part])
+        np.vecdot(y[part], y[part], out=square_0[part])
+    sums = np.empty((n, 5))
+    sums[:, :3] = powers.sum(axis=0)
+    sums[:, 3:] = about_0 - anchor[:, None] * sums[:, :2]
+    square = square_0 - anchor * (2 * about_0[:, 0] - size * anchor)
+    far = np.flatnonzero(~(square > NEAR * square_0))
+    for at in range(0, len(far), CHUNK):
+        rows = far[at : at + CHUNK]
+        centred = y[rows] - anchor[rows, None]
+        sums[rows, 3:] = centred @ line
+        square[rows] = np.vecdot(centred, centred)
+    return sums, square
 
 
 def _sums_of_whole(centred: FloatArray, powers: FloatArray) -> FloatArray:

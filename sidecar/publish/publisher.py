@@ -15,6 +15,7 @@ from sidecar.publish.outputs import (
     InstantOutcome,
     OutputPlan,
     OutputRules,
+    columns,
     due_blocks,
     output_labels,
     plan_outputs,
@@ -137,6 +138,10 @@ class WatchPublisher:
         """Learn how the model sees the series, which only the data told."""
         self._outputs = replace(self._outputs, transform=transform)
         self._gauge_rules = replace(self._gauge_rules, transform=transform)
+
+    def sources_within(self, output_series: int) -> int:
+        """How many sources need no more output series than that; one always may be published."""
+        return max(1, output_series // len(columns(self._outputs)))
 
     def owned_as(self, owns: Owns) -> None:
         """Learn who owns what now that other watches came or went."""

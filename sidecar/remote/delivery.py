@@ -6,6 +6,7 @@ no answer, 408, 429, 5xx        the same bytes again, after full jitter (Retry-A
 400, 409, 422                   bisected: the one bad series goes into quarantine, the rest is sent
 413                             halved by bytes; requests stay below what was refused
 401, 403, 404 and other 4xx     all writes are held (``on_client_error: hold``) or it is dropped
+400 out of bounds               dropped: that instant is too old for this receiver, of any series
 older than the age limit        dropped before it is sent
 ==============================  ====================================================================
 
@@ -52,6 +53,9 @@ _REFUSALS_AT_MOST: Final = 3  # client errors for one request while empty ones g
 _STORE_PAUSE_S: Final = 5.0
 _TRUST_500_S: Final = 600.0  # after a bisection showed that the receiver itself fails
 _REMEMBER_EVERY_S: Final = 5.0
+# Prometheus' words for an instant before the first that its head takes: the end of its newest
+# block, where history was put in beforehand. All samples of a request are of one instant.
+_OUT_OF_BOUNDS: Final = "out of bounds"
 
 
 class RunsOnSpool(Protocol):
@@ -214,6 +218,8 @@ class ShardSender:
         """What a refusal means; None where all writes are to be held."""
         if error.status == 413:
             return Outcome.TOO_LARGE
+        if error.status == 400 and error.body.startswith(_OUT_OF_BOUNDS):
+            return Outcome.EXPIRED
         if error.status not in DATA_ERRORS:
             if self._road.on_client_error == "drop":
                 return Outcome.FORBIDDEN

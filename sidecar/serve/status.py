@@ -215,6 +215,7 @@ class _View:
                 "pinned": labels.key in watch.wishes.pinned,
                 "reason": None if reason is None else reason.value,
                 "model": watch.config.model_name,
+                "transform": watch.transform,
                 "granularity": watch.config.granularity,
                 "horizon": watch.config.horizon,
                 "active_version": f"v{version}" if version else None,

@@ -10,7 +10,7 @@ In order of what is tried:
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -123,6 +123,8 @@ class Beginning:
         rules = await self._ruled(found)
         made_by = recipe(rules, self._model)
         self._publisher.transformed(rules.transform)
+        affordable = self._publisher.sources_within(self._config.published.max_series)
+        rules = replace(rules, max_series=min(rules.max_series, affordable))
         known, wishes = await self._remembered(made_by, instant_ms)
         if known is not None:
             log.info("watch %s goes on with %d series as it was left", self._title, len(found))

@@ -280,6 +280,11 @@ class Watch:
         return str(self.config.selector)
 
     @property
+    def transform(self) -> str:
+        """How the model sees the series: ``none``, ``rate`` or ``delta``; only the data tells."""
+        return self.config.transform if self._rules is None else self._rules.transform
+
+    @property
     def _learned(self) -> tuple[Known, CycleRules]:
         assert self._rules is not None, "the rules are made before the watch begins"
         return self.learned, self._rules

@@ -39,8 +39,10 @@ _SHORT_HISTORY_S: Final = 900
 _LONG_HISTORY_S: Final = 3 * 3600
 _LIVES_S: Final = 150.0
 _BEGINS_AFTER_S: Final = 20.0
-# An instant of a minute is closed 10 s after it (`query_offset`), and up to 15 s more are spread.
+# An instant is closed 10 s after it (`query_offset`), and up to a quarter of a step more is spread.
 _MINUTE_CLOSES_S: Final = 26.0
+_COARSE_S: Final = 15
+_COARSE_CLOSES_S: Final = 15.0
 _CRASH_AFTER_S: Final = 20.0
 _DOWN_S: Final = 4.0
 
@@ -114,7 +116,7 @@ def steady_watches() -> list[dict[str, Any]]:
         "training_window": "15m",
     }
     coarse: dict[str, Any] = {
-        "granularity": "15s",
+        "granularity": f"{_COARSE_S}s",
         "horizon": "1m",
         "lookback": "5m",
         "training_window": "3h",
@@ -191,7 +193,8 @@ class World:
         self.steady = Sidecar(url, steady_watches(), emit_confidence_bounds=True)
         self.crashing = Sidecar(url, crashing)
         self.default = Sidecar(url, default)
-        await self._until(_BEGINS_AFTER_S)
+        first_coarse_s = _COARSE_S - self.begin_s % _COARSE_S
+        await self._until(max(_BEGINS_AFTER_S, first_coarse_s + _COARSE_CLOSES_S))
         for sidecar in (self.steady, self.crashing):
             await self._stack.enter_async_context(sidecar)
 

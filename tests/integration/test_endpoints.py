@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,7 +18,7 @@ from sidecar.names import DropReason, Refusal
 from sidecar.remote.writer import WriterState
 from sidecar.serve.readings import of_writers
 from tests.fakes import WRITE, Answer, FakePrometheus, Hang
-from tests.prometheus import PrometheusBinary, RealPrometheus, free_port
+from tests.prometheus import Backfill, PrometheusBinary, RealPrometheus, free_port
 from tests.writing import (
     assert_balanced,
     assert_stored,
@@ -25,6 +26,7 @@ from tests.writing import (
     block,
     series,
     until,
+    until_delivered,
     writing,
 )
 
@@ -68,10 +70,8 @@ async def test_one_that_hangs_refuses_or_is_dead_delays_no_other(tmp_path: Path)
         async with running(config, tmp_path) as endpoints:
             first, *others = endpoints.writers
             for at in stamps:
-                began = time.monotonic()
                 await append(endpoints, at)
-                await until(lambda: first.stats().pending == 0, 1.5)
-                assert time.monotonic() - began < 1.5
+                await until(lambda: first.stats().pending == 0, 15)  # others hang for 30 s
             assert_stored(good, SERIES, *stamps)
             for writer in others:
                 assert writer.stats().pending == len(SERIES) * len(stamps)
@@ -123,8 +123,8 @@ async def test_stopping_takes_no_longer_with_more_of_them(tmp_path: Path) -> Non
             fake.give_always(WRITE, Hang(30))
         await append(endpoints, int(time.time() * 1000))
         began = time.monotonic()
-        await endpoints.stop(1.0)
-        assert time.monotonic() - began < 2.5
+        await endpoints.stop(2.0)
+        assert time.monotonic() - began < 5.5, "together, not one after the other"
 
 
 async def test_naming_the_only_endpoint_keeps_what_waits_for_it(tmp_path: Path) -> None:
@@ -190,11 +190,12 @@ def test_a_spool_of_the_new_name_is_never_replaced(tmp_path: Path) -> None:
 async def test_a_name_that_cannot_be_looked_up_delays_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look_up = socket.getaddrinfo
+    look_up, asked, answered = socket.getaddrinfo, threading.Event(), threading.Event()
 
     def slow(host: Any, *args: Any, **kwargs: Any) -> Any:
         if host == "far.example.org":
-            time.sleep(1.0)
+            asked.set()
+            answered.wait(60)
             raise socket.gaierror(socket.EAI_AGAIN, "no answer")
         return look_up(host, *args, **kwargs)
 
@@ -203,11 +204,36 @@ async def test_a_name_that_cannot_be_looked_up_delays_no_other(
         near = good.url.replace("127.0.0.1", "localhost")
         config = config_of(near, "http://far.example.org:9090")
         async with running(config, tmp_path) as endpoints:
-            for n in range(3):
-                await append(endpoints, int(time.time() * 1000))
-                await until(lambda: endpoints.first.writer.stats().pending == 0, 0.8)
-                await asyncio.sleep(0.2)
-                assert good.count() == (n + 1) * len(SERIES)
+            try:
+                for n in range(3):
+                    await append(endpoints, int(time.time() * 1000))
+                    await until(lambda: endpoints.first.writer.stats().pending == 0)
+                    assert good.count() == (n + 1) * len(SERIES)
+                    await until(asked.is_set)
+            finally:
+                answered.set()
+
+
+async def test_an_instant_before_the_receivers_first_is_given_up_and_no_series_is_left_out(
+    prometheus_binary: PrometheusBinary,
+) -> None:
+    """A Prometheus begun on blocks takes nothing from before their end."""
+    labels, end = series(20), int(time.time() * 1000) - 2_000
+    past = Backfill().add({"__name__": "past"}, [end - 60_000, end], 1.0)
+    async with (
+        RealPrometheus(prometheus_binary, history=past) as server,
+        writing(server.url, shards=1) as writer,
+    ):
+        await writer.append([block(labels, end - 1_000)])
+        await until_delivered(writer)
+        await writer.append([block(labels, at := end + 1_000)])
+        await until_delivered(writer)
+        assert writer.stats().dropped == {DropReason.EXPIRED: 20}
+        assert writer.quarantined() == ()
+        assert writer.stats().bisections == 0
+        stored = await server.samples('{i!=""}', end - 10_000, end + 10_000)
+        assert {tuple(one.timestamps_ms.tolist()) for one in stored} == {(at,)}
+        assert len(stored) == 20
 
 
 HOUR_MS = 3_600_000

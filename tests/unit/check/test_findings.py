@@ -216,8 +216,11 @@ def test_more_series_than_allowed_warn() -> None:
 
 def test_more_output_series_than_allowed_warn() -> None:
     watch = WatchConfig("x", publish=WatchPublish(max_series=19))
-    [finding] = one(watch, WatchView(series(2), 15_000))
-    assert (finding.level, "20 series would be written" in finding.message) == ("warning", True)
+    report = judge(SentinelConfig(watches=[watch]), ServerView(GOOD), [WatchView(series(2), 1)])
+    [found] = report.watches
+    [finding] = found.findings
+    assert (found.forecast, found.written, finding.level) == (1, 10, "warning")
+    assert "publish.max_series is 19, enough for the outputs of 1: 1 of them" in finding.message
 
 
 def test_an_exposition_that_would_be_too_long_is_said() -> None:

@@ -138,6 +138,22 @@ def test_the_plot_shows_past_and_future_with_the_band(
     ]
 
 
+@pytest.mark.parametrize(
+    ("transform", "expr"),
+    [
+        ("rate", 'rate(x{instance="s0"}[2m])'),
+        ("delta", 'x{instance="s0"} - x{instance="s0"} offset 1m'),
+    ],
+)
+def test_before_an_actual_is_stored_the_series_is_drawn_as_its_model_sees_it(
+    sidecar: Sidecar, monkeypatch: pytest.MonkeyPatch, transform: str, expr: str
+) -> None:
+    monkeypatch.setattr(sidecar.watches[0], "transform", transform)
+    assert main(["explain", 'x{instance="s0"}']) == 0
+    asked = [q["query"][0] for path, q in sidecar.asked_for if path.endswith("query_range")]
+    assert asked[1] == expr
+
+
 def test_a_series_without_a_prediction_is_told_why_and_what_to_do(
     sidecar: Sidecar, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 from sidecar.cli import command_line
 from sidecar.cli.orders import ORDERS, QUESTIONS
 from sidecar.config import SentinelConfig, WatchConfig
-from sidecar.config.schema import AnomalyConfig
+from sidecar.config.schema import AnomalyConfig, PublishConfig
 from sidecar.learning.gate import Gate
 from sidecar.names import EMITTED_LABELS, OUTPUT_SUFFIXES, DropReason, Reason
 from tests.test_house import ROOT
@@ -82,12 +82,13 @@ def _split(command: str) -> list[str]:
 @each
 def test_the_settings_and_codes_that_a_runbook_names_exist(path: Path) -> None:
     anomaly = {f"anomaly.{name}" for name in settings(AnomalyConfig)}
-    sides = {f"{side}.{name}" for side in ("remote_read", "remote_write") for name in ("url",)}
+    sections = {f"{side}.{name}" for side in ("remote_read", "remote_write") for name in ("url",)}
+    sections |= {f"publish.{name}" for name in settings(PublishConfig)}
     known = (
         settings(SentinelConfig)
         | settings(WatchConfig)
         | anomaly
-        | sides
+        | sections
         | {one.value for one in (*Gate, *Reason, *DropReason)}
         | {
             "unavailable",

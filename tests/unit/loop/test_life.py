@@ -96,6 +96,18 @@ async def test_the_past_of_a_newcomer_says_whether_it_may_be_forecast_below_zero
         assert lowest[latest.labels.index(labels("positive"))] == 0
 
 
+async def test_no_more_series_are_forecast_than_their_outputs_are_allowed(tmp_path: Path) -> None:
+    """Ten outputs each: five steps, expected with its band, the score and the model's info."""
+    values = dict.fromkeys("abc", rising)
+    async with House(tmp_path, values, {"publish": {"max_series": 29}}) as house:
+        await house.turns(2)
+        latest = house.watch.latest
+        assert latest is not None
+        assert latest.labels == (labels("a"), labels("b"))
+        assert latest.over_budget == 1
+        assert not any(latest.reasons)
+
+
 async def test_a_watch_whose_source_hangs_delays_no_other(tmp_path: Path) -> None:
     async with House(tmp_path, {"a": rising}, {}, {"horizon": "10m"}) as house:
         await house.turns(2)

@@ -54,6 +54,7 @@ def watch_of(
     found = SimpleNamespace(
         config=config,
         title=str(config.selector),
+        transform="none",
         watch_id=config.id,
         known=known,
         latest=latest,

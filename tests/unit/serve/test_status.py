@@ -31,6 +31,7 @@ KEYS = {
     "state",
     "reason",
     "model",
+    "transform",
     "granularity",
     "horizon",
     "active_version",
