@@ -141,6 +141,9 @@ SELF_METRICS: Final = (
     ),
     SelfMetric("sentinel_ready", "gauge", "1 once a source answered and a model serves."),
     SelfMetric("sentinel_watches", "gauge", "Configured watches."),
+    SelfMetric(
+        "sentinel_watches_without_series", "gauge", "Watches that have found no series yet."
+    ),
     SelfMetric("sentinel_series", "gauge", "Watched series by state.", ("state",)),
     SelfMetric(
         "sentinel_no_prediction",

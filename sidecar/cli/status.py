@@ -182,7 +182,7 @@ def counted(page: Mapping[str, Any]) -> Text:
 def not_begun(page: Mapping[str, Any], metric: str | None = None) -> list[str]:
     """A line for each watch (of one metric, or all) that cannot begin: its series are not known."""
     return [
-        printable(f"watch {one['selector']} has not begun (source_error): {one['error']}")
+        printable(f"watch {one['selector']} has not begun: {one['error']}")
         for one in page.get("not_begun", ())
         if metric in (None, one["metric"])
     ]

@@ -62,6 +62,8 @@ def of_writers(writers: Mapping[str, RemoteWriter]) -> Iterable[Reading]:
 def of_watches(watches: Sequence[Watch], rejected: Collection[LabelSet]) -> Iterable[Reading]:
     """States, reasons and quality of all watches."""
     yield Reading("sentinel_watches", {(): len(watches)})
+    empty = sum(watch.known is None and watch.finds_nothing for watch in watches)
+    yield Reading("sentinel_watches_without_series", {(): empty})
     states = count_states(watches)
     yield Reading("sentinel_series", {(state,): n for state, n in states.items()})
     reasons = count_reasons(watches, rejected)

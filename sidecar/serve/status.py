@@ -23,6 +23,9 @@ _SERVING, _FALLBACK, _WAITING, _ENDED = range(4)
 _NONE: Final = np.empty(0, dtype=np.int64)
 _BLOCK: Final = 2_048
 SORTS: Final = ("mase", "drift")
+NOTHING_FOUND: Final = (
+    "no series is selected, or none has a sample yet: `sentinel check` says what is nearest"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +113,13 @@ def status_page(
 def not_begun(watches: Iterable[Watch]) -> tuple[dict[str, str], ...]:
     """The watches that cannot begin, and why: as ``StatusPage.not_begun``."""
     return tuple(
-        {"selector": watch.title, "metric": watch.config.output_metric, "error": watch.trouble}
+        {
+            "selector": watch.title,
+            "metric": watch.config.output_metric,
+            "error": watch.trouble or NOTHING_FOUND,
+        }
         for watch in watches
-        if watch.known is None and watch.trouble
+        if watch.known is None and (watch.trouble or watch.finds_nothing)
     )
 
 
@@ -274,11 +281,13 @@ def without(watch: Watch, rejected: Collection[LabelSet]) -> dict[LabelSet, Reas
 def count_reasons(watches: Iterable[Watch], rejected: Collection[LabelSet] = ()) -> Counter[str]:
     """How many series lack a fresh prediction for each reason; every reason is there.
 
-    A watch that cannot begin counts as one ``source_error``: its series are not known.
+    A watch that cannot be read counts as one ``source_error``: its series are not known.
     """
     watches = list(watches)
     counts = Counter({reason.value: 0 for reason in Reason})
-    counts[Reason.SOURCE_ERROR.value] += len(not_begun(watches))
+    counts[Reason.SOURCE_ERROR.value] += sum(
+        watch.known is None and bool(watch.trouble) for watch in watches
+    )
     for watch in watches:
         found = _of_the_cycle(watch, rejected)
         if found is None:

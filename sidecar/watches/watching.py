@@ -69,6 +69,7 @@ class Watch:
     Attributes:
         close: ends the process of a user's model, if there is one; blocks while it ends.
         recipe: what makes its states what they are; empty until it has begun.
+        finds_nothing: it has looked, and no series is selected or none has a sample yet.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class Watch:
         self._first_done = asyncio.Event()
         self._fitted: list[Fitted] = []
         self._failures = 0
-        self.behind = False
+        self.behind = self.finds_nothing = False
         self._saved_ms = self._summed_up_ms = 0
         self._tidied_ms = ports.now_ms()  # not at once: some of them may just not be scraped yet
         self._said = (-1, -1)
@@ -293,7 +294,8 @@ class Watch:
         """One turn: begin if need be, put fits into service, run the cycle, ask for fits."""
         instant_ms = self._due_ms()
         if not self._goes_on(instant_ms):
-            if not await self._begun(instant_ms):
+            self.finds_nothing = not await self._begun(instant_ms)
+            if self.finds_nothing:
                 self._say((0, 0), "no series has a sample up to the newest closed instant yet")
                 return None
             instant_ms = self._due_ms()  # the first fits may have taken a while

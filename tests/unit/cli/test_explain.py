@@ -229,5 +229,5 @@ def test_of_a_watch_that_cannot_begin_the_reason_is_told(
 ) -> None:
     sidecar.watches = [watch_of(None, trouble="query refused: too many series")]
     assert main(["explain", "x"]) == 1
-    told = "watch x has not begun (source_error): query refused: too many series"
+    told = "watch x has not begun: query refused: too many series"
     assert told in capsys.readouterr().err

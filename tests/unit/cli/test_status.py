@@ -213,7 +213,7 @@ def test_a_watch_that_cannot_begin_is_named_with_the_reason(
     watches = [watch_of(known), watch_of(None, trouble="parse error: unexpected )")]
     page = json.loads(encoded(status_page(watches, (), Wanted()), Wanted()))
     monkeypatch.setattr(cli, "asked", lambda *_: page)
-    line = "watch x has not begun (source_error): parse error: unexpected )"
+    line = "watch x has not begun: parse error: unexpected )"
     for more in ([], ["--json"]):
         assert main(["status", *more]) == 0
         assert capsys.readouterr().err == f"sentinel: {line}\n"

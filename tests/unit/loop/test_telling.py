@@ -8,7 +8,8 @@ import pytest
 
 from sidecar.remote.intake import WriteBlock
 from sidecar.series import LabelSet
-from sidecar.serve.status import count_reasons, not_begun
+from sidecar.serve.readings import of_watches
+from sidecar.serve.status import NOTHING_FOUND, count_reasons, not_begun
 from sidecar.watches import watching
 from tests.unit.loop.house import G, House
 
@@ -39,6 +40,25 @@ async def test_a_watch_whose_source_never_answers_is_a_source_error(tmp_path: Pa
         await house.turns(2)
         assert not_begun(house.fleet.watches) == ()
         assert count_reasons(house.fleet.watches)["source_error"] == 0
+
+
+async def test_a_watch_that_finds_nothing_is_told_until_it_does(tmp_path: Path) -> None:
+    async with House(tmp_path, {}) as house:
+        assert not_begun(house.fleet.watches) == ()  # it has not looked yet
+        await house.turns(1)
+        (told,) = not_begun(house.fleet.watches)
+        assert (told["selector"], told["error"]) == ("x", NOTHING_FOUND)
+        assert count_reasons(house.fleet.watches)["source_error"] == 0
+        assert _without_series(house) == 1
+        house.reader.values["a"] = lambda t: t % 7
+        await house.turns(2)
+        assert not_begun(house.fleet.watches) == ()
+        assert _without_series(house) == 0
+
+
+def _without_series(house: House) -> float:
+    found = {one.name: one.values for one in of_watches(house.fleet.watches, ())}
+    return found["sentinel_watches_without_series"][()]
 
 
 class Noting:

@@ -59,6 +59,7 @@ def watch_of(
         known=known,
         latest=latest,
         trouble=trouble,
+        finds_nothing=False,
         publisher=publisher,
         model=model(),
         wishes=SimpleNamespace(
