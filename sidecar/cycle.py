@@ -23,6 +23,7 @@ from sidecar.learning.gate import GateSettings
 from sidecar.models import anomaly, intervals
 from sidecar.models.anomaly import AnomalyRules
 from sidecar.models.contract import ForecastModel, Intervals, State
+from sidecar.models.domain import clipped
 from sidecar.models.naive import NaiveModel
 from sidecar.names import Reason, is_own_output
 from sidecar.publish.outputs import InstantOutcome
@@ -283,16 +284,16 @@ def _forecast(rules: CycleRules, model: Model, known: Known) -> Forecast:
             upper=np.where(rows, fallback.upper, plain.upper),
         )
     plain = intervals.at_least(plain, *scores.typical(known.tracker))
-    wide = intervals.widen(plain, known.calibration)
-    positive = known.never_negative[:, None] & rules.keep_sign
-    low, high = np.where(positive, max(rules.lowest, 0.0), rules.lowest), rules.highest
+    positive = known.never_negative & rules.keep_sign
+    low = np.where(positive, max(rules.lowest, 0.0), rules.lowest)
+    held = clipped(intervals.widen(plain, known.calibration), low, rules.highest)
     return Forecast(
         labels=known.labels,
         origin_ms=known.origin_ms,
         step_ms=rules.granularity_ms,
-        mean=np.clip(wide.mean, low, high),
-        lower=np.clip(wide.lower, low, high),
-        upper=np.clip(wide.upper, low, high),
+        mean=held.mean,
+        lower=held.lower,
+        upper=held.upper,
     )
 
 

@@ -14,6 +14,7 @@ from sidecar.learning.gate import GateSettings
 from sidecar.learning.trackers import Tracker
 from sidecar.models import intervals
 from sidecar.models.contract import ForecastModel, S, State, concat, put, take
+from sidecar.models.domain import never_negative
 from sidecar.models.intervals import Calibration
 from sidecar.models.naive import NaiveModel, NaiveState
 from sidecar.names import Reason
@@ -100,11 +101,6 @@ def blank_state(model: ForecastModel[S], n: int) -> S:
     """The state of ``n`` series of which nothing is known: their forecasts are NaN."""
     instants = np.arange(1, max(2, model.min_instants) + 1, dtype=np.int64)
     return model.fit(instants, np.full((n, instants.size), np.nan))
-
-
-def never_negative(values: FloatArray) -> NDArray[np.bool_]:
-    """(n,) whether no value of a series (n, T) is below 0; NaN is none."""
-    return np.asarray(~(values < 0).any(axis=1))
 
 
 def begin(model: Model, history: SeriesBatch, width: int, horizon_steps: int) -> Known:

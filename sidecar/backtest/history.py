@@ -20,7 +20,8 @@ from sidecar.learning.gate import GateSettings
 from sidecar.names import Reason
 from sidecar.series import Grid, SeriesBatch
 from sidecar.source import Source
-from sidecar.watches.rules import make_rules
+from sidecar.watches.past import present
+from sidecar.watches.rules import kind_asked, make_rules
 
 # 400 MB of history at most are held.
 MOST_VALUES: Final = 50_000_000
@@ -97,22 +98,17 @@ async def read_past(
 
 async def _ruled(watch: WatchConfig, source: Source, end_ms: int) -> tuple[CycleRules, int]:
     """The rules as the watch would have made them at the end of the range, and how many series."""
-    reach_ms = max(source.lookback_delta_ms(), 3 * watch.granularity_ms)
-    found = await source.reader_for(watch).read(watch.selector, end_ms - reach_ms, end_ms)
-    found = [one for one in found if one.timestamps_ms.size]
+    reader, lookback_ms = source.reader_for(watch), source.lookback_delta_ms()
+    found = await present(watch, reader, end_ms, end_ms, lookback_ms)
     if not found:
         raise _error(
             watch,
             f"no series matches at the end of the range, {utc(end_ms)}: `sentinel check` says "
             "what the server has; --end tests an earlier range",
         )
-    kind = None
-    if watch.transform == "auto" and not watch.expr:
-        kind = await source.kind_of(watch.metric)
+    kind = await kind_asked(watch, source.kind_of)
     gate = GateSettings(watch.promotion_tolerance, watch.auto_promote)
-    rules = await asyncio.to_thread(
-        make_rules, watch, found, kind, source.lookback_delta_ms(), gate
-    )
+    rules = await asyncio.to_thread(make_rules, watch, found, kind, lookback_ms, gate)
     return rules, min(len(found), rules.max_series)
 
 

@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 
 from sidecar.backtest.tally import Judged, Tally, add, judged_at, start_tally
 from sidecar.cycle import CycleRules, advance
-from sidecar.known import Fitted, Known, adopt, begin, never_negative
+from sidecar.known import Fitted, Known, adopt, begin
 from sidecar.learning import gate, residuals
 from sidecar.learning.gate import Gate
 from sidecar.learning.trackers import LATE_INSTANTS, leads_of
 from sidecar.learning.training import TrainingOutcome, train
 from sidecar.models.contract import ForecastModel, State, put
+from sidecar.models.domain import never_negative
 from sidecar.models.naive import NaiveModel
 from sidecar.names import Reason
 from sidecar.series import FloatArray, LabelSet, RawSeries, SeriesBatch, TimeArray, index_by_labels

@@ -152,10 +152,6 @@ class CronTrigger:
         self._next = None
         return self.last
 
-    def next_due_ms(self, now_ms: int) -> int:
-        """When the next run starts, for the status page."""
-        return self.cron.next_after(now_ms - self.offset_ms).due_ms + self.offset_ms
-
 
 class Trigger(IntEnum):
     """Why a series is fitted; the smaller goes first."""

@@ -8,9 +8,8 @@ from sidecar.series import FloatArray
 
 
 def never_negative(y: FloatArray) -> NDArray[np.bool_]:
-    """(N,) series (N, T) that have values and none below 0: their forecasts need not go there."""
-    known = np.isfinite(y)
-    return np.asarray(known.any(axis=1) & ~((y < 0) & known).any(axis=1))
+    """(N,) whether no value of a series (N, T) is below 0; NaN is none."""
+    return np.asarray(~(y < 0).any(axis=1))
 
 
 def clipped(

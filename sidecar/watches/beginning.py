@@ -23,10 +23,10 @@ from sidecar.learning.records import Serving
 from sidecar.models.contract import ForecastModel, State
 from sidecar.publish.publisher import WatchPublisher
 from sidecar.series import LabelSet, RawSeries, SeriesBatch
-from sidecar.watches.past import READ_ONE_BY_ONE, Past, SourceReader
+from sidecar.watches.past import READ_ONE_BY_ONE, Past, SourceReader, present
 from sidecar.watches.ports import Ports
 from sidecar.watches.resume import Resumed, resume
-from sidecar.watches.rules import make_rules
+from sidecar.watches.rules import kind_asked, make_rules
 from sidecar.watches.snapshot import recipe, unpack
 
 log = logging.getLogger(__name__)
@@ -237,18 +237,14 @@ class Beginning:
 
     async def _found(self, instant_ms: int) -> list[RawSeries]:
         """What the selector matches at present."""
-        reach_ms = max(self._ports.lookback_delta_ms(), 3 * self._config.granularity_ms)
         now_ms = self._ports.now_ms()
-        raw = await self.reader.read(
-            self._config.selector, min(instant_ms, now_ms) - reach_ms, now_ms
-        )
-        return [one for one in raw if one.timestamps_ms.size]
+        begin_ms = min(instant_ms, now_ms)
+        lookback_ms = self._ports.lookback_delta_ms()
+        return await present(self._config, self.reader, begin_ms, now_ms, lookback_ms)
 
     async def _ruled(self, found: Sequence[RawSeries]) -> CycleRules:
         """The rules, with what only the data can tell."""
-        kind = None
-        if self._config.transform == "auto" and not self._config.expr:
-            kind = await self._ports.kind_of(self._config.metric)
+        kind = await kind_asked(self._config, self._ports.kind_of)
         lookback_ms = self._ports.lookback_delta_ms()
         return await self._ports.in_thread(
             make_rules, self._config, found, kind, lookback_ms, self._gate

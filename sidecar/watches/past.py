@@ -8,6 +8,7 @@ from typing import Final, Protocol
 
 import numpy as np
 
+from sidecar.config import WatchConfig
 from sidecar.cycle import CycleRules, SampleReader, align, read_start_ms
 from sidecar.duration import format_duration
 from sidecar.errors import DataError
@@ -41,6 +42,19 @@ class SourceReader(SampleReader, Protocol):
     def read_slices(
         self, selector: Selector, start_ms: int, end_ms: int
     ) -> AsyncIterator[list[RawSeries]]: ...
+
+
+async def present(
+    config: WatchConfig, reader: SampleReader, start_ms: int, end_ms: int, lookback_delta_ms: int
+) -> list[RawSeries]:
+    """What a watch's selector matches from ``start_ms`` on, with the samples that still count then.
+
+    Raises:
+        RemoteError: reading failed.
+    """
+    reach_ms = max(lookback_delta_ms, 3 * config.granularity_ms)
+    found = await reader.read(config.selector, start_ms - reach_ms, end_ms)
+    return [one for one in found if one.timestamps_ms.size]
 
 
 class Past:

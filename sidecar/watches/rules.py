@@ -1,6 +1,6 @@
 """From a watch's configuration, and what its data tell, to the rules of its cycles."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -14,6 +14,15 @@ from sidecar.learning.gate import GateSettings
 from sidecar.series import RawSeries
 
 FORGET_MS: Final = 3_600_000
+
+
+async def kind_asked(
+    config: WatchConfig, kind_of: Callable[[str], Awaitable[str | None]]
+) -> str | None:
+    """The type that the server's metadata gives the metric; None where it makes no difference."""
+    if config.transform != "auto" or config.expr:
+        return None
+    return await kind_of(config.metric)
 
 
 def make_rules(

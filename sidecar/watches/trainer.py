@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidecar.errors import SidecarError, StoreError
-from sidecar.known import Fitted, Known, blank_state, never_negative
+from sidecar.known import Fitted, Known, blank_state
 from sidecar.learning import gate, residuals
 from sidecar.learning.gate import Gate, GateSettings
 from sidecar.learning.schedule import FitBatch, FitQueue, Mode, Trigger
@@ -24,6 +24,7 @@ from sidecar.learning.warm import warm_states
 from sidecar.learning.worker import ModelSpec
 from sidecar.learning.workers import FitJob, FitResult, FitsStopped
 from sidecar.models.contract import ForecastModel, State, put
+from sidecar.models.domain import never_negative
 from sidecar.models.naive import NaiveModel
 from sidecar.names import Reason
 from sidecar.publish.publisher import InThread

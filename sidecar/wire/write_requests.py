@@ -1,6 +1,6 @@
 """What a Prometheus pushes to us: remote write 1.0 and 2.0 bodies, already decompressed."""
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
@@ -9,12 +9,11 @@ from typing import Final, TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from sidecar.errors import WireError
-from sidecar.series import FloatArray, LabelSet, RawSeries, TimeArray
+from sidecar.series import LabelSet, RawSeries
 from sidecar.wire import types_pb2, write_v2_pb2
 from sidecar.wire.assemble import ALL_TIME, Assembler
 from sidecar.wire.labels import DialectV1, DialectV2, read_text
 from sidecar.wire.series_messages import SeriesMessages
-from sidecar.wire.template import WriteTemplateV2
 from sidecar.wire.varint import DELIMITED, Buffer, find_fields
 
 # Of one request. Prometheus sends 2,000 samples at a time unless told otherwise.
@@ -146,21 +145,6 @@ def decode_push_v2(body: Buffer, *, max_series: int = MAX_SERIES) -> Pushed:
                 types[labels.metric] = _TYPES[kind]
     messages.flush()
     return _pushed(assembler, messages, types)
-
-
-def encode_write_v2(
-    labels: Sequence[LabelSet], timestamps_ms: int | TimeArray, values: FloatArray
-) -> bytes:
-    """A remote write 2.0 Request with one sample for each series, not yet compressed.
-
-    A sender that writes the same series again and again keeps a ``WriteTemplateV2`` instead.
-
-    Args:
-        labels: N label sets, no two the same.
-        timestamps_ms: one for all series, or (N,) int64.
-        values: (N,) float64.
-    """
-    return WriteTemplateV2(labels).encode(timestamps_ms, values)
 
 
 def _parsed(kind: type[_M], data: Buffer) -> _M:

@@ -19,8 +19,8 @@ from sidecar.series import LabelSet, RawSeries, Selector
 from sidecar.serve import receive
 from sidecar.serve.receive import MESSAGE_V1, MESSAGE_V2, Receiver
 from sidecar.wire import snappy
-from sidecar.wire.template import WriteTemplate
-from sidecar.wire.write_requests import decode_push_v1, decode_push_v2, encode_write_v2
+from sidecar.wire.template import WriteTemplate, WriteTemplateV2
+from sidecar.wire.write_requests import decode_push_v1, decode_push_v2
 
 pytestmark = pytest.mark.integration
 
@@ -71,7 +71,7 @@ def v1(at_ms: int = NOW) -> bytes:
 
 
 def v2(at_ms: int = NOW) -> bytes:
-    return encode_write_v2(LABELS, at_ms, np.array([1.5, 2.5]))
+    return WriteTemplateV2(LABELS).encode(at_ms, np.array([1.5, 2.5]))
 
 
 async def test_a_1_0_request_is_taken_with_and_without_the_name_of_its_message() -> None:

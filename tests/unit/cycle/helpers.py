@@ -7,12 +7,13 @@ import numpy as np
 
 from sidecar.cycle import Advance, CycleRules, advance, align, read_start_ms
 from sidecar.ingest.history import HistoryBuilder
-from sidecar.known import Fitted, Known, adopt, begin, never_negative
+from sidecar.known import Fitted, Known, adopt, begin
 from sidecar.learning.drift import DriftSettings
 from sidecar.learning.gate import GateSettings
 from sidecar.learning.training import train
 from sidecar.models.anomaly import AnomalyRules
 from sidecar.models.contract import ForecastModel, State
+from sidecar.models.domain import never_negative
 from sidecar.models.naive import NaiveModel
 from sidecar.models.registry import ModelContext, build
 from sidecar.series import Grid, LabelSet, RawSeries, Selector, SeriesBatch

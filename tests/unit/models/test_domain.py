@@ -7,7 +7,7 @@ from sidecar.models.domain import clipped, never_negative
 def test_a_series_without_a_value_below_zero_is_never_negative() -> None:
     nan = np.nan
     y = np.array([[0.0, 1, nan], [1, -1e-12, 2], [nan, nan, nan], [0, 0, 0], [-np.inf, 1, 1]])
-    assert never_negative(y).tolist() == [True, False, False, True, True]
+    assert never_negative(y).tolist() == [True, False, True, True, False]
 
 
 def test_clipping_keeps_the_order_and_missing_forecasts() -> None:
