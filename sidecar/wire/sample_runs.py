@@ -53,7 +53,7 @@ _TIME_PATTERN: Final = np.uint64(0x00_80_80_80_80_80_10_00)
 _TIME_MASK: Final = np.uint64(0x80_80_80_80_80_80_FF_00)
 
 _16, _1, _2, _4 = (np.uint64(n) for n in (16, 1, 2, 4))
-_EVEN_SEVENS: Final = np.uint64(0x00_7F_00_7F_00_7F)
+_SEVENS: Final = np.uint64(0x7F_7F_7F_7F_7F_7F)
 _ODD_SEVENS: Final = np.uint64(0x7F_00_7F_00_7F_00)
 _FOURTEENS: Final = tuple(np.uint64(0x3FFF << place) for place in (0, 16, 32))
 
@@ -115,7 +115,7 @@ def parse_long_run(data: Bytes) -> RunSamples | None:
         at = slice(start // SAMPLE_BYTES, start // SAMPLE_BYTES + rows)
         heads = _column(piece, "<u4", 0, rows, SAMPLE_BYTES)
         words = _column(piece, "<u8", 10, rows, SAMPLE_BYTES).astype(np.uint64)
-        if ((heads ^ _LONG_HEAD) & _HEAD_MASK).any() or not _are_times(words):
+        if not ((heads & _HEAD_MASK) == _LONG_HEAD).all() or not _are_times(words):
             return None
         _read_times(words, times[at])
         values[at] = _column(piece, "<f8", 3, rows, SAMPLE_BYTES)
@@ -176,7 +176,7 @@ def _column(data: Bytes, dtype: str, at: int, rows: int, stride: int) -> NDArray
 
 
 def _are_times(words: NDArray[np.uint64]) -> bool:
-    return not ((words ^ _TIME_PATTERN) & _TIME_MASK).any()
+    return bool(((words & _TIME_MASK) == _TIME_PATTERN).all())
 
 
 def _read_times(words: NDArray[np.uint64], out: TimeArray) -> None:
@@ -185,10 +185,10 @@ def _read_times(words: NDArray[np.uint64], out: TimeArray) -> None:
     Neighbouring groups of seven bits are joined to fourteen, then the three of those to 42.
     """
     np.right_shift(words, _16, out=words)
+    np.bitwise_and(words, _SEVENS, out=words)
     odd = words & _ODD_SEVENS
     np.right_shift(odd, _1, out=odd)
-    np.bitwise_and(words, _EVEN_SEVENS, out=words)
-    np.bitwise_or(words, odd, out=words)
+    np.subtract(words, odd, out=words)
     time = out.view(np.uint64)
     np.bitwise_and(words, _FOURTEENS[0], out=time)
     np.bitwise_and(words, _FOURTEENS[1], out=odd)
