@@ -56,7 +56,7 @@ _BLOCK_HOURS = (2, 6, 18, 54)
 _BLOCKS_AT_MOST = 12
 # Below the ports that the system gives to outgoing connections; each process begins elsewhere.
 _FIRST_PORT, _PORTS = 10_000, 20_000
-_ports = itertools.count(os.getpid() * 97)
+_ports = itertools.count(os.getpid() * 7919)
 
 
 class ServerDied(AssertionError):
