@@ -131,15 +131,25 @@ def describe(name: str) -> str:
 
 
 def summary(name: str) -> str:
-    """What the model is, in one line: the beginning of ``describe``.
+    """What the model is, in one line: the beginning of ``describe``, or what its class says where
+    that speaks of several models.
 
     >>> summary("naive")
-    'tomorrow is like now, or like yesterday at this time'
+    'the newest value, for ever'
     """
-    first, _, _ = describe(name).partition("\n\n")
-    words = " ".join(first.split()).rstrip(".")
+    words = _first_sentence(describe(name))
     named, colon, rest = words.partition(": ")
-    return rest if colon and named.startswith("``") else words
+    if not colon or not named.startswith("``"):
+        return words
+    if " and ``" not in named:
+        return rest
+    own = _first_sentence(getdoc(model_type(name)) or "")
+    return own[:1].lower() + own[1:]
+
+
+def _first_sentence(text: str) -> str:
+    first, _, _ = text.partition("\n\n")
+    return " ".join(first.split()).rstrip(".")
 
 
 def defaults(name: str) -> dict[str, object]:
