@@ -338,6 +338,7 @@ class Running:
             source_now_ms=self._source.now_ms,
             lookback_delta_ms=self._source.lookback_delta_ms,
             kind_of=self._source.kind_of,
+            external_labels=lambda: self._source.reader.external_labels,
             written_until_ms=self._written_until_ms,
             note=self._note_cycle,
         )

@@ -173,6 +173,20 @@ class Selector:
     def accepts(self, labels: LabelSet) -> bool:
         return all(matcher.accepts(labels) for matcher in self.matchers)
 
+    def as_read(self, external_labels: Mapping[str, str]) -> "Selector":
+        """What a server with these external labels makes of it: it leaves out the matchers that
+        one of them answers (remote read, ``=`` only), since its own series are without them.
+
+        >>> print(Selector.of("up", Matcher("zone", MatchOp.EQUAL, "c")).as_read({"zone": "c"}))
+        up
+        """
+        asked = tuple(
+            one
+            for one in self.matchers
+            if one.op is not MatchOp.EQUAL or external_labels.get(one.name) != (one.value or None)
+        )
+        return self if len(asked) == len(self.matchers) else Selector(asked)
+
     def with_matchers(self, *matchers: Matcher) -> "Selector":
         return Selector((*self.matchers, *matchers))
 

@@ -77,8 +77,8 @@ def judge(config: SentinelConfig, server: ServerView, views: Sequence[WatchView]
     claims = [
         Claim(watch.selector, watch.output_metric, watch.horizon_ms) for watch in config.watches
     ]
-    ownership = Ownership(claims)
     external = external_labels(config, server.facts)
+    ownership = Ownership(claims, lambda: external)
     reports = tuple(
         _watch_report(config, index, view, external, ownership) for index, view in enumerate(views)
     )

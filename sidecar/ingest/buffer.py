@@ -164,7 +164,8 @@ class PushBuffer:
     def _followed_for(self, selector: Selector, span_ms: int) -> _Followed:
         """What is held that the selector matches; it covers no more than it did before."""
         known = self._followed.get(selector)
-        series = {labels: held for labels, held in self._held.items() if selector.accepts(labels)}
+        asked = selector.as_read(self._external)
+        series = {labels: held for labels, held in self._held.items() if asked.accepts(labels)}
         if known is None or known.since_ms is None:
             return _Followed(span_ms, None, series)
         return _Followed(span_ms, max(known.since_ms, self._now_ms - known.span_ms), series)
@@ -249,7 +250,7 @@ class PushBuffer:
         if is_own_output(labels.metric):
             return PushDrop.OWN_OUTPUT
         own = without(labels, self._external)
-        if any(selector.accepts(own) for selector in self._followed):
+        if any(selector.as_read(self._external).accepts(own) for selector in self._followed):
             return own
         return PushDrop.UNMATCHED
 
@@ -272,7 +273,11 @@ class PushBuffer:
         return int(times[good][-1])
 
     def _new(self, labels: LabelSet) -> _Held:
-        wanting = [one for selector, one in self._followed.items() if selector.accepts(labels)]
+        wanting = [
+            one
+            for selector, one in self._followed.items()
+            if selector.as_read(self._external).accepts(labels)
+        ]
         held = self._held[labels] = _Held(max(one.span_ms for one in wanting))
         for one in wanting:
             one.series[labels] = held

@@ -5,7 +5,7 @@ The first watch in file order owns the series' ``expected``, ``actual``, ``anoma
 the selectors alone, so that it does not depend on which watch met a series first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,10 +24,20 @@ class Claim:
 
 
 class Ownership:
-    """Answers for all watches of a configuration, in file order."""
+    """Answers for all watches of a configuration, in file order.
 
-    def __init__(self, claims: Sequence[Claim]) -> None:
+    Args:
+        external_labels: the server's own, by which a watch may select though its series come
+            without them.
+    """
+
+    def __init__(
+        self,
+        claims: Sequence[Claim],
+        external_labels: Callable[[], Mapping[str, str]] = dict,
+    ) -> None:
         self._claims = tuple(claims)
+        self._external_labels = external_labels
         self._rivals = tuple(
             tuple(earlier for earlier in claims[:index] if earlier.metric == claim.metric)
             for index, claim in enumerate(claims)
@@ -39,10 +49,11 @@ class Ownership:
         """For each of N series: whether the watch owns it, and whether it may push predictions."""
         owner = np.ones(len(labels), dtype=np.bool_)
         predicts = np.ones(len(labels), dtype=np.bool_)
-        horizon_ms = self._claims[watch].horizon_ms
+        horizon_ms, external = self._claims[watch].horizon_ms, self._external_labels()
         for earlier in self._rivals[watch]:
+            selector = earlier.selector.as_read(external)
             for row, one in enumerate(labels):
-                if earlier.selector.accepts(one):
+                if selector.accepts(one):
                     owner[row] = False
                     predicts[row] &= earlier.horizon_ms != horizon_ms
         return owner, predicts

@@ -45,7 +45,7 @@ class Fleet:
         self._spawn = spawn
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._exchanging = asyncio.Lock()
-        ownership = _ownership(config.watches)
+        ownership = self._ownership(config.watches)
         self.watches = [
             self._built(config, watch, partial(ownership.of, place))
             for place, watch in enumerate(config.watches)
@@ -83,7 +83,7 @@ class Fleet:
             and self._config.emit_confidence_bounds == config.emit_confidence_bounds
         }
         now = {watch.id for watch in config.watches}
-        ownership = _ownership(config.watches)
+        ownership = self._ownership(config.watches)
         owners = [partial(ownership.of, place) for place in range(len(config.watches))]
         # All that may fail comes before anything is ended.
         watches = [
@@ -111,6 +111,12 @@ class Fleet:
         await asyncio.to_thread(watch.close)
         await watch.leave(for_good=for_good)
 
+    def _ownership(self, watches: Sequence[WatchConfig]) -> Ownership:
+        return Ownership(
+            [Claim(watch.selector, watch.output_metric, watch.horizon_ms) for watch in watches],
+            self._ports.external_labels,
+        )
+
     def _built(self, config: SentinelConfig, watch: WatchConfig, owns: Owns) -> Watch:
         publisher = WatchPublisher(
             watch.id,
@@ -123,12 +129,6 @@ class Fleet:
             config.publish.exposition_max_series,
         )
         return Watch(watch, publisher, self._ports, config.timezone)
-
-
-def _ownership(watches: Sequence[WatchConfig]) -> Ownership:
-    return Ownership(
-        [Claim(watch.selector, watch.output_metric, watch.horizon_ms) for watch in watches]
-    )
 
 
 def _output_rules(config: SentinelConfig, watch: WatchConfig) -> OutputRules:

@@ -53,6 +53,7 @@ class Ports:
         source_now_ms: what time it is where the samples come from, at most our own.
         reader_for: what reads a watch's series, once the server is known.
         kind_of: the type that the server's metadata gives a metric; None where it has none.
+        external_labels: those that the server adds to its series, as far as they are known.
         written_until_ms: the newest instant accepted for delivery of some output series.
         note: told of every cycle: instants, series, seconds, error.
     """
@@ -65,6 +66,7 @@ class Ports:
     source_now_ms: Callable[[], int]
     lookback_delta_ms: Callable[[], int]
     kind_of: Callable[[str], Awaitable[str | None]]
+    external_labels: Callable[[], Mapping[str, str]]
     written_until_ms: Callable[[Sequence[LabelSet]], Awaitable[int | None]]
     note: Callable[["CycleNote"], None]
 

@@ -122,6 +122,7 @@ class World:
             source_now_ms=self.source_now_ms,
             lookback_delta_ms=lambda: 5 * MINUTE,
             kind_of=_no_kind,
+            external_labels=dict,
             written_until_ms=_nothing_written,
             note=self.notes.append,
         )

@@ -180,6 +180,20 @@ def test_external_labels_are_taken_off_before_a_selector_looks() -> None:
     assert without(labels(cluster="other"), {"cluster": "one"}) == labels(cluster="other")
 
 
+def test_a_watch_may_select_by_an_external_label_as_it_does_by_remote_read() -> None:
+    here, there = (
+        UP.with_matchers(Matcher("cluster", MatchOp.EQUAL, name)) for name in ("one", "two")
+    )
+    buffer = following(here)
+    buffer.strip({"cluster": "one"})
+    buffer.add([raw(labels("a", cluster="one"), [NOW])], NOW)
+    assert list(buffer._held) == [labels("a")]
+    buffer.follow({there: 60_000, here: 60_000})
+    assert buffer.stats().buffered == 1
+    buffer.follow({there: 60_000})
+    assert buffer.stats().buffered == 0
+
+
 def test_at_the_limit_the_oldest_samples_go_and_their_time_is_no_longer_covered() -> None:
     buffer = following(max_samples=40)
     for k in range(21):

@@ -145,6 +145,7 @@ class House:
             source_now_ms=self.clock,
             lookback_delta_ms=lambda: 300_000,
             kind_of=gauge,
+            external_labels=dict,
             written_until_ms=nothing_written,
             note=self._cycled,
         )

@@ -33,6 +33,13 @@ def test_another_output_name_is_no_rival() -> None:
     assert of(ownership, 1) == ([True, True], [True, True])
 
 
+def test_a_watch_that_selects_by_an_external_label_owns_what_it_reads() -> None:
+    here = Selector.of("x", Matcher("cluster", MatchOp.EQUAL, "one"))
+    claims = [Claim(here, "x", 5 * MINUTE), Claim(ALL, "x", 5 * MINUTE)]
+    assert of(Ownership(claims, lambda: {"cluster": "one"}), 1) == ([False] * 2, [False] * 2)
+    assert of(Ownership(claims, lambda: {"cluster": "two"}), 1) == ([True] * 2, [True] * 2)
+
+
 def test_a_third_watch_yields_to_each_before_it() -> None:
     ownership = Ownership(
         [Claim(ONLY_A, "x", MINUTE), Claim(ALL, "x", 2 * MINUTE), Claim(ALL, "x", 2 * MINUTE)]
