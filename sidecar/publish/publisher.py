@@ -50,10 +50,11 @@ class Sink(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Plans:
-    """What is made anew only when the series of a watch, or their versions, change."""
+    """What is made anew only when the series of a watch, their versions or their owners change."""
 
     sources: tuple[LabelSet, ...]
     versions: tuple[int, ...]
+    owns: "Owns"
     outputs: OutputPlan
     gauges: list[list[str]]
     owned: NDArray[np.int64]
@@ -144,8 +145,9 @@ class WatchPublisher:
         return max(1, output_series // len(columns(self._outputs)))
 
     def owned_as(self, owns: Owns) -> None:
-        """Learn who owns what now that other watches came or went."""
-        self._owns, self._plans = owns, None
+        """Learn who owns what now that other watches came or went, as the next cycle will say; what
+        was published until now can still be ended."""
+        self._owns = owns
 
     async def end(self, timestamp_ms: int) -> None:
         """End every output series with a stale marker, and show nothing any more."""
@@ -223,12 +225,17 @@ class WatchPublisher:
         return Prepared(plans, blocks, tuple(ended), page, staged)
 
     def _planned(self, found: Publication) -> Plans:
-        versions = tuple(found.versions.tolist())
+        versions, owns = tuple(found.versions.tolist()), self._owns
         old = self._plans
-        if old is not None and old.sources == found.sources and old.versions == versions:
+        if (
+            old is not None
+            and old.owns is owns  # not where a reload came, even while that plan was made
+            and old.sources == found.sources
+            and old.versions == versions
+        ):
             return old
         spelled = [f"v{version}" for version in versions]
-        owner, predicts = self._owns(found.sources)
+        owner, predicts = owns(found.sources)
         outputs = plan_outputs(self._outputs, found.sources, spelled, owner, predicts)
         gauges = prefixes(self._gauge_rules, found.sources, spelled, self._horizon_steps)
         rows = np.flatnonzero(owner)
@@ -239,7 +246,7 @@ class WatchPublisher:
             )
             for suffix in _PATH_SUFFIXES
         )
-        return Plans(found.sources, versions, outputs, gauges, rows, expected)
+        return Plans(found.sources, versions, owns, outputs, gauges, rows, expected)
 
 
 @dataclass(frozen=True, eq=False)

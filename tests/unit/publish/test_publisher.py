@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from sidecar.config import SentinelConfig, WatchConfig
 from sidecar.publish.exposition import GaugeRules, Page, join
@@ -94,16 +95,84 @@ def test_gauges_of_another_watch_do_not_count_against_the_limit() -> None:
 
 
 class Sinking:
-    """Takes note of which series end, and when."""
+    """Takes note of which series get samples, and which end when."""
 
     def __init__(self) -> None:
         self.ended: list[tuple[str, int]] = []
+        self.named: list[set[str]] = []
 
     async def append(self, blocks: Sequence[WriteBlock]) -> None:
-        """Samples are of no interest here."""
+        due = [np.ones(len(b.labels), dtype=np.bool_) if b.due is None else b.due for b in blocks]
+        self.named.append(
+            {
+                str(one.metric)
+                for block, may in zip(blocks, due, strict=True)
+                for one, it_may in zip(block.labels, may.tolist(), strict=True)
+                if it_may
+            }
+        )
 
     async def end_series(self, labels: Sequence[LabelSet], timestamp_ms: int) -> None:
         self.ended += [(str(one), timestamp_ms) for one in labels]
+
+
+def _publisher(watch: WatchConfig, sink: Sinking) -> WatchPublisher:
+    ownership = Ownership([Claim(watch.selector, watch.output_metric, watch.horizon_ms)])
+    return WatchPublisher(
+        watch.id,
+        output_rules(watch),
+        GaugeRules(watch.output_metric, watch.horizon, bounds=False),
+        watch.horizon_steps,
+        partial(ownership.of, 0),
+        [sink],
+        ForecastPaths(),
+        2_000,
+    )
+
+
+def _publication(watch: WatchConfig, at_ms: int) -> Publication:
+    path, one = np.ones((2, watch.horizon_steps)), np.ones(2)
+    forecast = Forecast(SOURCES, at_ms, watch.granularity_ms, path, path, path)
+    outcome = InstantOutcome(at_ms, one, one, one, one, one, forecast)
+    return Publication(SOURCES, np.ones(2, dtype=np.int64), (outcome,), ())
+
+
+def _owns_nothing(sources: Sequence[LabelSet]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    none = np.zeros(len(sources), dtype=np.bool_)
+    return none, ~none
+
+
+def test_a_reload_in_the_middle_of_a_cycle_changes_who_publishes_from_the_next_one_on() -> None:
+    (watch,) = SentinelConfig(watches=[WatchConfig("x")]).watches
+    sink = Sinking()
+    publisher = _publisher(watch, sink)
+
+    async def reloaded_meanwhile(function: Callable[..., T], /, *arguments: object) -> T:
+        result = function(*arguments)
+        if arguments:  # the plan is made; what comes after it lets the one before go
+            publisher.owned_as(_owns_nothing)
+        return result
+
+    asyncio.run(publisher.publish(_publication(watch, 60_000), reloaded_meanwhile))
+    asyncio.run(publisher.publish(_publication(watch, 120_000), at_once))
+    before, after = sink.named
+    assert "x_sentinel_expected" in before
+    assert after
+    assert {name.removesuffix("_lower").removesuffix("_upper") for name in after} == {
+        "x_sentinel_predicted"
+    }
+
+
+@pytest.mark.parametrize("how", ["end", "expire"])
+def test_what_was_published_can_be_ended_right_after_a_reload(how: str) -> None:
+    (watch,) = SentinelConfig(watches=[WatchConfig("x")]).watches
+    sink = Sinking()
+    publisher = _publisher(watch, sink)
+    asyncio.run(publisher.publish(_publication(watch, 60_000), at_once))
+    publisher.owned_as(_owns_nothing)
+    asyncio.run(publisher.end(60_001) if how == "end" else publisher.expire(60_000))
+    assert {name.split("{")[0] for name, _ in sink.ended} >= sink.named[0]
+    assert {at_ms for _, at_ms in sink.ended} == {60_001}
 
 
 @pytest.mark.parametrize("version_label", [False, True])
