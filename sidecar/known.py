@@ -258,14 +258,14 @@ def adopt(model: Model, known: Known, fitted: Fitted) -> Known:
         never_negative=keeps_sign,
     )
     keep = fitted.promoted[source]
+    by_model = (known.versions > 0) & ~known.serves_naive
     known = _serve_naive(known, rows, keep, fitted.serves_naive[source])
     if not keep.any():
         return known
     new, source = rows[keep], source[keep]
+    known = replace(known, shadow=shadow.without(known.shadow, new))
     if fitted.shadowed:
-        known = _shadowed(model, known, new, step_ms)
-    else:
-        known = replace(known, shadow=shadow.without(known.shadow, new))
+        known = _shadowed(model, known, new[by_model[new]], step_ms)
     versions = known.versions.copy()
     versions[new] = fitted.versions[source]
     return replace(
@@ -280,8 +280,7 @@ def adopt(model: Model, known: Known, fitted: Fitted) -> Known:
 
 
 def _shadowed(model: Model, known: Known, rows: NDArray[np.int64], step_ms: int) -> Known:
-    """Let what serves ``rows`` until now run on beside what takes its place."""
-    rows = rows[(known.versions[rows] > 0) & ~known.serves_naive[rows]]
+    """Let the versions that serve ``rows`` until now run on beside what takes their place."""
     if not rows.size:
         return known
     before = shadow.begin(
@@ -315,14 +314,16 @@ def back_to_predecessors(
     left = shadow.kept(beside, ~done)
     if not rows.size:
         return replace(known, shadow=left), ()
-    versions = known.versions.copy()
+    versions, serves_naive = known.versions.copy(), known.serves_naive.copy()
     versions[rows] = beside.versions[back]
+    serves_naive[rows] = False  # it was the predecessor itself that did better
     mae = np.nanmean(np.abs(beside.old[back]), axis=1)
     nothing = np.full(rows.size, np.nan)
     known = replace(
         known,
         versions=versions,
         state=put(known.state, rows, take(beside.state, back)),
+        serves_naive=serves_naive,
         tracker=trackers.ran_along(trackers.forget(known.tracker, rows), rows, beside.old[back]),
         drift=drift.promoted(known.drift, rows, mae, nothing, nothing),
         shadow=left,

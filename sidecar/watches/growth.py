@@ -43,11 +43,16 @@ class Growth:
             self._fits[key] = n_samples, now_ms + n_samples * self._step_ms
 
     def due(self, now_ms: int) -> list[str]:
-        """Keys of the series that should be fitted again; each is named once."""
-        before = frozenset(self._asked)
-        found = [key for key, (_, due_ms) in self._fits.items() if due_ms <= now_ms]
-        self._asked.update(found)
-        return [key for key in found if key not in before]
+        """Keys of the series that should be fitted again, but for those that are ``asked``."""
+        return [
+            key
+            for key, (_, due_ms) in self._fits.items()
+            if due_ms <= now_ms and key not in self._asked
+        ]
+
+    def asked(self, keys: Collection[str]) -> None:
+        """Note that fits of these were asked for; they are not due again until ``fitted``."""
+        self._asked.update(keys)
 
     def young(self, key: str) -> bool:
         """Whether its newest fit had few instants."""

@@ -77,7 +77,7 @@ class Trainee(Protocol):
     def deliver(self, fitted: Fitted) -> None:
         """Take what was fitted."""
 
-    def failed(self, series: Sequence[str], error: Exception) -> None:
+    def failed(self, batch: FitBatch, error: Exception) -> None:
         """Take note that nothing was fitted for these, and why."""
 
 
@@ -255,10 +255,10 @@ class Trainer:
             return
         except SidecarError as error:
             log.warning("watch %s: %d fits put off: %s", trainee.title, len(batch.series), error)
-            trainee.failed(batch.series, error)
+            trainee.failed(batch, error)
         except Exception as error:  # one batch must not end the trainer
             log.exception("watch %s: a batch of fits failed", trainee.title)
-            trainee.failed(batch.series, error)
+            trainee.failed(batch, error)
 
     async def _trained(self, trainee: Trainee, batch: FitBatch) -> None:
         history = await trainee.history(batch.series)
@@ -267,6 +267,9 @@ class Trainer:
         warm = await self._in_thread(self._warm, trainee, batch, history.labels)
         result = await self._pool.submit(_job(trainee, batch, history, warm))
         async with self.switching:
+            if self._trainees.get(batch.watch) is not trainee:
+                log.info("watch %s: fits end with it, as it was", trainee.title)
+                return  # its settings changed: on record it would be newer than what they gave
             fitted, note = await self._in_thread(self._judged, trainee, batch, history, result)
             trainee.deliver(fitted)
         self._note(note)

@@ -25,7 +25,7 @@ from sidecar.known import Fitted, Known, adopt
 from sidecar.learning.gate import GateSettings
 from sidecar.learning.predicting import aside
 from sidecar.learning.records import Group
-from sidecar.learning.schedule import Cron, Mode, Trigger, spread_ms
+from sidecar.learning.schedule import Cron, FitBatch, Mode, Trigger, spread_ms
 from sidecar.learning.worker import ModelSpec
 from sidecar.models.contract import ForecastModel, State, from_arrays, take
 from sidecar.models.registry import ModelContext, build
@@ -153,11 +153,11 @@ class Watch:
         self._fitted.append(fitted)
         self.wishes.served(fitted.labels, trained_at_ms, fitted.mae)
 
-    def failed(self, series: Sequence[str], error: Exception) -> None:
+    def failed(self, batch: FitBatch, error: Exception) -> None:
         """Called by the trainer: nothing was fitted for these, and it is worth another try."""
         self.trouble = f"fits failed: {error}"
-        self.wishes.put_off(series)
-        self._first.difference_update(series)
+        self.wishes.put_off(batch)
+        self._first.difference_update(batch.series)
         self._wake_when_first_done()
 
     def _wake_when_first_done(self) -> None:
@@ -316,7 +316,8 @@ class Watch:
         )
         self.known, self.latest, self.behind = known, result, until_ms < instant_ms
         await self._record_rollbacks(result)
-        self.known = self.wishes.after_cycle(known, result, rules.drift)
+        outdone = await self._ports.in_thread(self.wishes.outdone, known)
+        self.known = self.wishes.after_cycle(known, result, rules.drift, outdone)
         self._log(result)
         await self._save()
         return result

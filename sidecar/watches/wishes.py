@@ -6,21 +6,24 @@
     cron    all series that live, each slot once
     growth  young series, as their history doubles
 
-Pinned series are left alone.
+Fits that could not be tried, because the source or the workers were away, are asked for again.
+Pinned series are left alone, but for those that nothing serves.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
+from sidecar import shadow
 from sidecar.config import WatchConfig
 from sidecar.cycle import Advance
 from sidecar.known import Fitted, Known
 from sidecar.learning import drift
 from sidecar.learning.drift import DriftSettings, Severity
-from sidecar.learning.schedule import Cron, CronTrigger, Mode, Slot, Trigger, spread_ms
+from sidecar.learning.schedule import Cron, CronTrigger, FitBatch, Mode, Slot, Trigger, spread_ms
 from sidecar.names import Reason
 from sidecar.series import FloatArray, LabelSet, TimeArray
 from sidecar.watches.growth import Growth, noted
@@ -40,6 +43,14 @@ class Ask(Protocol):
 
 class Clock(Protocol):
     def __call__(self) -> int: ...
+
+
+class _PutOff(NamedTuple):
+    """A fit that could not be tried, and when it is asked for again."""
+
+    again_ms: int
+    trigger: Trigger
+    mode: Mode
 
 
 class FitWishes:
@@ -66,6 +77,7 @@ class FitWishes:
         self._now_ms = now_ms
         self._cron = CronTrigger(cron, offset_ms=spread_ms(config.id, RETRY_MS))
         self._retry_ms: dict[str, int] = {}
+        self._put_off: dict[str, _PutOff] = {}
         self._growth = Growth(
             config.granularity_ms, config.training_window_ms // config.granularity_ms
         )
@@ -75,6 +87,7 @@ class FitWishes:
         now_ms = self._now_ms()
         noted(self._growth, fitted, now_ms)
         for row, one in enumerate(fitted.labels):
+            self._put_off.pop(one.key, None)
             if not fitted.promoted[row]:
                 self._retry_ms[one.key] = now_ms + self._pause_ms(fitted, row)
         rows = np.flatnonzero(fitted.promoted)
@@ -98,6 +111,7 @@ class FitWishes:
             "last_fit_ms": self.last_fit_ms,
             "fit_mae": self.fit_mae,
             "growth": self._growth.memo(),
+            "put_off": {key: [one.trigger, one.mode] for key, one in self._put_off.items()},
         }
 
     def recall(self, memo: Mapping[str, Any], last_fit_ms: Mapping[str, int]) -> None:
@@ -115,16 +129,27 @@ class FitWishes:
         errors = memo.get("fit_mae", {}).items()
         self.fit_mae = {str(key): float(error) for key, error in errors}
         self._growth.recall(memo.get("growth", {}))
+        self._put_off = {
+            str(key): _PutOff(0, Trigger(trigger), Mode(mode))
+            for key, (trigger, mode) in memo.get("put_off", {}).items()
+        }
         if slot := memo.get("cron"):
             name, due_ms = slot
             self._cron.last = Slot(str(name), int(due_ms))
 
-    def put_off(self, series: Sequence[str]) -> None:
+    def put_off(self, batch: FitBatch) -> None:
         """Nothing was fitted for these, through no fault of theirs."""
-        again_ms = self._now_ms() + PUT_OFF_MS
-        self._retry_ms.update(dict.fromkeys(series, again_ms))
+        again = _PutOff(self._now_ms() + PUT_OFF_MS, batch.trigger, batch.mode)
+        self._retry_ms.update(dict.fromkeys(batch.series, again.again_ms))
+        self._put_off.update(dict.fromkeys(batch.series, again))
 
-    def after_cycle(self, known: Known, result: Advance, settings: DriftSettings) -> Known:
+    def outdone(self, known: Known) -> NDArray[np.int64]:
+        """Rows that naive is to serve; for ``after_cycle``. Takes time: for a thread."""
+        return self._growth.outdone(known, self.pinned)
+
+    def after_cycle(
+        self, known: Known, result: Advance, settings: DriftSettings, outdone: NDArray[np.int64]
+    ) -> Known:
         """Ask for what is due; what is known, with the cooldowns that begin."""
         now_ms = self._now_ms()
         keys = [one.key for one in known.labels]
@@ -137,28 +162,48 @@ class FitWishes:
         ]
         for key in unfitted:  # asked for now; the next try is set by what comes of it
             self._retry_ms[key] = now_ms + RETRY_MS
-        self._ask(unfitted, Trigger.FIRST, Mode.FULL)
+        if unfitted:  # pinned or not: something must serve
+            self._ask_for(unfitted, Trigger.FIRST, Mode.FULL)
         if self._cron.poll(now_ms) is not None:
             alive = [keys[row] for row in np.flatnonzero(~known.ended)]
             self._ask(alive, Trigger.CRON, Mode.FULL)
-        known = self._after_growth(known, now_ms)
+        self._ask_again(known, now_ms)
+        known = self._after_growth(known, now_ms, outdone)
         return self._after_drift(known, result, settings)
 
-    def _after_growth(self, known: Known, now_ms: int) -> Known:
+    def _ask_again(self, known: Known, now_ms: int) -> None:
+        """For what could not be tried, as it was asked for. Of series that have no version all is
+        done by ``after_cycle`` itself."""
+        due = {key for key, one in self._put_off.items() if one.again_ms <= now_ms}
+        if not due:
+            return
+        again: dict[tuple[Trigger, Mode], list[str]] = {}
+        for row, one in enumerate(known.labels):
+            if one.key in due and known.versions[row] and not known.ended[row]:
+                wish = self._put_off[one.key]
+                again.setdefault((wish.trigger, wish.mode), []).append(one.key)
+        for key in due:
+            del self._put_off[key]
+        for (trigger, mode), keys in again.items():
+            self._ask(keys, trigger, mode)
+
+    def _after_growth(self, known: Known, now_ms: int, outdone: NDArray[np.int64]) -> Known:
         """Fit young series anew; until then naive serves where it is clearly better."""
-        outdone = self._growth.outdone(known, self.pinned)
         keys = {known.labels[row].key for row in outdone} | {*self._growth.due(now_ms)}
         alive = [
             one.key
             for row, one in enumerate(known.labels if keys else ())
             if one.key in keys and known.versions[row] and not known.ended[row]
+            if one.key not in self.pinned
         ]
+        self._growth.asked(alive)
         self._ask(alive, Trigger.GROWTH, Mode.FULL)
         if not outdone.size:
             return known
         serves = known.serves_naive.copy()
         serves[outdone] = True
-        return replace(known, serves_naive=serves)
+        # A predecessor has the version that it was compared with before it no longer.
+        return replace(known, serves_naive=serves, shadow=shadow.without(known.shadow, outdone))
 
     def _after_drift(self, known: Known, result: Advance, settings: DriftSettings) -> Known:
         due = np.where((known.versions > 0) & ~known.ended, result.drift.due, 0)
@@ -188,7 +233,13 @@ class FitWishes:
 
     def _forget(self, known: set[str]) -> None:
         """Drop notes about series that are gone, so that churn costs no memory."""
-        for notes in (self._retry_ms, self.last_fit_ms, self.fit_mae):
+        every: tuple[dict[str, Any], ...] = (
+            self._retry_ms,
+            self._put_off,
+            self.last_fit_ms,
+            self.fit_mae,
+        )
+        for notes in every:
             if len(notes) > 2 * len(known) + 100:
                 for key in notes.keys() - known:
                     del notes[key]

@@ -98,6 +98,43 @@ def test_a_shadow_follows_its_series_when_others_go() -> None:
     assert after.shadow.rows.tolist() == [0]
 
 
+def test_a_version_that_naive_stood_in_for_is_not_brought_back() -> None:
+    """It had been found worse than naive: it is no predecessor to go back to."""
+    which, r, known = promoted(worse=False)
+    naive = replace(known, serves_naive=np.array([True, False]), shadow=None)
+    past = history(r, RAW)
+    after = adopt(which, naive, fitted(which, past, version=3))
+    assert after.versions.tolist() == [3, 3]
+    assert not after.serves_naive.any()
+    assert after.shadow is not None
+    assert (after.shadow.rows.tolist(), after.shadow.versions.tolist()) == ([1], [1])
+
+
+def test_where_naive_is_promoted_the_version_before_runs_on_and_no_earlier_one() -> None:
+    which, r, known = promoted(worse=False)
+    assert known.shadow is not None
+    assert known.shadow.versions.tolist() == [1]
+    third = fitted(which, history(r, [RAW[0]]), version=3)
+    after = adopt(which, known, replace(third, serves_naive=np.array([True])))
+    assert after.serves_naive.tolist() == [True, False]
+    assert after.shadow is not None
+    assert (after.shadow.rows.tolist(), after.shadow.versions.tolist()) == ([0], [2])
+    assert after.shadow.age.tolist() == [0]
+
+
+def test_a_predecessor_that_comes_back_from_naive_serves_itself() -> None:
+    which, r, known = promoted(worse=False)
+    third = fitted(which, history(r, [RAW[0]]), version=3)
+    known = adopt(which, known, replace(third, serves_naive=np.array([True])))
+    found = []
+    for _ in range(WINDOW + 1):
+        known, result = advance(r, which, known, RAW, known.origin_ms + G)
+        found += list(result.rolled_back)
+    assert found == [(labels("a"), 3, 2)]
+    assert known.versions[0] == 2
+    assert not known.serves_naive[0]
+
+
 def _held(now: State, held: State) -> State:
     """The state as it is, but for the values of series a, which stay as they were."""
     fields = vars(now)
