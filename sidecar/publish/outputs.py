@@ -211,19 +211,26 @@ def with_ours(source: LabelSet, ours: Mapping[str, str]) -> LabelSet:
     return LabelSet.of({**kept, **ours})
 
 
-def due_blocks(plan: OutputPlan, outcome: InstantOutcome) -> list[WriteBlock]:
+def due_blocks(
+    plan: OutputPlan, outcome: InstantOutcome, before: OutputPlan | None = None
+) -> list[WriteBlock]:
     """The samples owed at the outcome's instant, at most one for each output series.
 
     Only finite numbers are sent. The plan's own label tuples are handed on whatever is due, which
     lets the writer keep what it prepared for them.
+
+    Args:
+        before: the plan in whose place this one came; the writer lets go of what it kept for it.
     """
     blocks = []
+    earlier = dict(before.parts) if before is not None else {}
     for chosen, labels in plan.parts:
         values = np.concatenate([_allowed(plan, column, outcome) for column in chosen])
         finite = np.isfinite(values)
         if finite.any():
             due = None if finite.all() else finite
-            blocks.append(WriteBlock(labels, outcome.instant_ms, values, due))
+            old = earlier.get(chosen, ())
+            blocks.append(WriteBlock(labels, outcome.instant_ms, values, due, old))
     return blocks
 
 

@@ -211,7 +211,11 @@ class WatchPublisher:
         assert forecast is not None, "the newest outcome carries the forecast"
         last = found.outcomes[-1] if found.newest else replace(found.outcomes[-1], forecast=None)
         outcomes = (*found.outcomes[:-1], last)
-        blocks = [block for outcome in outcomes for block in due_blocks(plans.outputs, outcome)]
+        old = self._plans
+        before = None if old is None or old is plans else old.outputs
+        blocks = [
+            block for outcome in outcomes for block in due_blocks(plans.outputs, outcome, before)
+        ]
         rows = index_by_labels(plans.sources)
         ended = [label for one in found.ended for label in plans.outputs.rows_of(rows[one])]
         ended += _superseded(self._plans, plans)

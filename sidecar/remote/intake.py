@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidecar.names import Refusal
-from sidecar.remote.marks import Lineup, MarkBook
+from sidecar.remote.marks import Lineup, MarkBook, Replaced
 from sidecar.remote.quarantine import Quarantine
 from sidecar.remote.rows import Loose
 from sidecar.remote.spool import Spool
@@ -31,12 +31,15 @@ class WriteBlock:
     Attributes:
         values: (N,) float64.
         due: (N,) bool, which series have a sample here; None for all.
+        before: the tuple in whose place ``labels`` came, which is never handed over again: what
+            was kept for it is let go of at once.
     """
 
     labels: tuple[LabelSet, ...]
     timestamp_ms: int
     values: FloatArray
     due: NDArray[np.bool_] | None = None
+    before: tuple[LabelSet, ...] = ()
 
     @property
     def samples(self) -> int:
@@ -77,6 +80,8 @@ class Intake:
         accepted = 0
         for block in blocks:
             lineup = self._book.lineup(block.labels, now_ms)
+            if block.before:
+                spool.on_rollback(self._book.replace(block.before, lineup))
             due = block.due
             keep = np.ones(len(block.labels), np.bool_) if due is None else due.copy()
             for reason, bad in self._objections(block, lineup, now_ms):
@@ -157,10 +162,27 @@ class Intake:
                 lineup.row_id = None
 
             spool.on_rollback(undo)
+        if lineup.replaced.rows or lineup.replaced.gone:
+            self._drop_replaced(spool, lineup)
         marks = self._book.high_ms[lineup.slots]
         uniform = bool((marks == newest_ms).all())
         each = None if uniform else marks.astype("<i8").tobytes()
         spool.save_mark(lineup.row_id, max(newest_ms, int(marks.max())), each)
+
+    def _drop_replaced(self, spool: Spool, lineup: Lineup) -> None:
+        """Keep of the rows in whose place this lineup's came the marks of those that went."""
+        replaced = lineup.replaced
+        left = self._book.marks_of(replaced.gone)
+        if left:
+            marks = np.array(list(left.values()), dtype="<i8")
+            spool.save_mark(spool.add_lineup(b"".join(left)), int(marks.max()), marks.tobytes())
+        spool.drop_lineups(replaced.rows)
+        lineup.replaced = Replaced()
+
+        def undo() -> None:
+            lineup.replaced = replaced
+
+        spool.on_rollback(undo)
 
     def _apply_quarantine(self, now_ms: int) -> None:
         self._book.set_blocked(self._quarantine.active(now_ms))

@@ -3,7 +3,8 @@
 A *lineup* is the tuple of label sets that a caller pushes together, cycle after cycle. What does
 not change with the numbers is worked out once for each: the series' places in one array of marks,
 the shards, and the request templates. On disk too a lineup is one row, so saving the marks of
-10,000 series writes a few bytes.
+10,000 series writes a few bytes. Where pods come and go, nearly each cycle brings another lineup in
+the place of the one before: of that one only the marks of the series that went are kept.
 """
 
 from collections import OrderedDict
@@ -21,8 +22,8 @@ from sidecar.wire.template import WriteTemplate
 NEVER: Final = -(2**62)
 _KEY_BYTES: Final = 16
 _MAX_LINEUPS: Final = 4_096
-# A lineup takes some 250 bytes for each of its series. Beyond so many series in all lineups those
-# go that the last minute had no use for: where pods come and go, each cycle makes a new one.
+# A lineup takes 250 bytes for each of its series, and 1.5 kB where nobody else has its label sets.
+# Beyond so many series in all lineups those go that the last minute had no use for.
 _MAX_LINEUP_SERIES: Final = 400_000
 _LINEUP_IDLE_MS: Final = 60_000
 
@@ -44,6 +45,19 @@ class Chunk:
     template: WriteTemplate
 
 
+@dataclass(frozen=True, eq=False)
+class Replaced:
+    """What is left of lineups in whose place another came.
+
+    Attributes:
+        rows: theirs in the spool.
+        gone: keys of those of their series that the other did not have.
+    """
+
+    rows: frozenset[int] = frozenset()
+    gone: frozenset[bytes] = frozenset()
+
+
 @dataclass(eq=False)
 class Lineup:
     """N series that are pushed together.
@@ -52,6 +66,7 @@ class Lineup:
         slots: (N,) places in the book's array of marks.
         first: (N,) False where a label set repeats an earlier one of the lineup.
         row_id: its row in the spool, None before the first save.
+        replaced: what is no longer needed as it is in the spool once this one is saved.
     """
 
     labels: tuple[LabelSet, ...]
@@ -60,6 +75,7 @@ class Lineup:
     chunks: tuple[Chunk, ...]
     used_ms: int = 0
     row_id: int | None = None
+    replaced: Replaced = Replaced()
 
     @property
     def members(self) -> bytes:
@@ -82,7 +98,10 @@ class MarkBook:
         return len(self._slot_of)
 
     def get(self, labels: LabelSet) -> int | None:
-        slot = self._slot_of.get(_key(labels))
+        return self._mark(_key(labels))
+
+    def _mark(self, key: bytes) -> int | None:
+        slot = self._slot_of.get(key)
         if slot is None or self.high_ms[slot] == NEVER:
             return None
         return int(self.high_ms[slot])
@@ -93,7 +112,7 @@ class MarkBook:
         Lineups are saved anew: what they were in an earlier file says nothing about this one.
         """
         for lineup in self._lineups.values():
-            lineup.row_id = None
+            lineup.row_id, lineup.replaced = None, Replaced()
         for one in saved:
             size = len(one.members) // _KEY_BYTES
             keys = [one.members[i : i + _KEY_BYTES] for i in range(0, len(one.members), _KEY_BYTES)]
@@ -114,6 +133,34 @@ class MarkBook:
         self._lineups.move_to_end(labels)
         found.used_ms = now_ms
         return found
+
+    def replace(self, before: tuple[LabelSet, ...], new: Lineup) -> Callable[[], None]:
+        """Let go of the lineup in whose place another came; gives what undoes it."""
+        old, replaced = self._lineups.get(before), new.replaced
+        if old is None or old is new:
+            return lambda: None
+        del self._lineups[before]
+        new.replaced = self._left_of(old, new)
+
+        def undo() -> None:
+            self._lineups[before], new.replaced = old, replaced
+
+        return undo
+
+    def _left_of(self, old: Lineup, new: Lineup) -> Replaced:
+        stays = set(new.slots.tolist())
+        places = zip(old.labels, old.slots.tolist(), strict=True)
+        gone = {_key(one) for one, slot in places if slot not in stays}
+        gone |= old.replaced.gone | new.replaced.gone
+        rows = old.replaced.rows | new.replaced.rows
+        if old.row_id is not None:
+            rows |= {old.row_id}
+        return Replaced(rows, frozenset(key for key in gone if self._mark(key) is not None))
+
+    def marks_of(self, keys: Iterable[bytes]) -> dict[bytes, int]:
+        """The marks of the series that have one."""
+        found = ((key, self._mark(key)) for key in keys)
+        return {key: mark for key, mark in found if mark is not None}
 
     def _make_room(self, series: int, idle_since_ms: int) -> None:
         """Drop the lineups that were not used for longest, so that one more fits."""

@@ -240,6 +240,12 @@ class Spool:
         assert cursor.lastrowid is not None
         return cursor.lastrowid
 
+    def drop_lineups(self, rows: Iterable[int]) -> None:
+        """Forget lineups and their marks."""
+        places = [(row,) for row in rows]
+        self._db.executemany("DELETE FROM mark WHERE lineup = ?", places)
+        self._db.executemany("DELETE FROM lineup WHERE id = ?", places)
+
     def save_mark(self, lineup: int, high_water_ms: int, each_ms: bytes | None) -> None:
         self._db.execute(
             "INSERT INTO mark VALUES (?, ?, ?) ON CONFLICT (lineup) DO UPDATE SET"

@@ -95,13 +95,15 @@ def test_gauges_of_another_watch_do_not_count_against_the_limit() -> None:
 
 
 class Sinking:
-    """Takes note of which series get samples, and which end when."""
+    """Takes note of what comes, which series get samples, and which end when."""
 
     def __init__(self) -> None:
+        self.blocks: list[WriteBlock] = []
         self.ended: list[tuple[str, int]] = []
         self.named: list[set[str]] = []
 
     async def append(self, blocks: Sequence[WriteBlock]) -> None:
+        self.blocks += blocks
         due = [np.ones(len(b.labels), dtype=np.bool_) if b.due is None else b.due for b in blocks]
         self.named.append(
             {
@@ -208,3 +210,22 @@ def test_what_named_a_version_ends_with_a_marker_when_another_one_serves(
     assert 'sentinel_version="v1"' not in " ".join(
         line for line in join([publisher.page]).splitlines() if 'instance="a"' in line
     )
+
+
+def test_the_writer_is_told_which_labels_are_never_handed_over_again() -> None:
+    (watch,) = SentinelConfig(watches=[WatchConfig("x")]).watches
+    sink = Sinking()
+    publisher = _publisher(watch, sink)
+    for minute, first in enumerate((0, 0, 1, 1), start=1):
+        sources, at_ms = SOURCES[first:], minute * 60_000
+        path, one = np.ones((len(sources), watch.horizon_steps)), np.ones(len(sources))
+        forecast = Forecast(sources, at_ms, watch.granularity_ms, path, path, path)
+        outcome = InstantOutcome(at_ms, one, one, one, one, one, forecast)
+        publication = Publication(sources, np.ones(len(sources), dtype=np.int64), (outcome,), ())
+        asyncio.run(publisher.publish(publication, at_once))
+    by_instant = [[one for one in sink.blocks if one.timestamp_ms == m * 60_000] for m in range(5)]
+    _, begun, same, other, still = by_instant
+    assert [len(one) for one in (begun, same, other, still)] == [2] * 4
+    assert all(one.before == () for one in (*begun, *same, *still))
+    assert [one.before for one in other] == [one.labels for one in begun]
+    assert all(one.before != one.labels for one in other)

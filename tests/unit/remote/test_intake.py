@@ -267,3 +267,80 @@ def test_stamps_of_a_clock_that_was_ahead_are_taken_back(box: Box) -> None:
     undo()
     marks.append(box.book.get(SERIES[0]))
     assert marks == [ahead, NOW + 60_000, ahead]
+
+
+def churned(cycle: int, size: int = 40) -> tuple[LabelSet, ...]:
+    """The series of a cycle: in each another one comes in the place of the oldest."""
+    return tuple(LabelSet.of({"__name__": "x", "i": str(cycle + i)}) for i in range(size))
+
+
+def follow_on(cycle: int) -> WriteBlock:
+    values, before = np.arange(40.0), churned(cycle - 1) if cycle else ()
+    return WriteBlock(churned(cycle), NOW + cycle * 1_000, values, before=before)
+
+
+def saved(box: Box) -> tuple[int, int]:
+    """Series in the lineups of the book, and in those of the file."""
+    (on_disk,) = box.spool._db.execute("SELECT sum(length(members)) / 16 FROM lineup").fetchone()
+    return sum(len(labels) for labels in box.book._lineups), on_disk
+
+
+def test_where_pods_come_and_go_only_the_marks_of_those_that_went_are_kept(
+    box: Box, tmp_path: Path
+) -> None:
+    for cycle in range(100):
+        assert box.accept(follow_on(cycle), now_ms=NOW + cycle * 1_000).accepted == 40
+    assert saved(box) == (40, 40 + 99)
+    box.spool.close()
+    box = Box(tmp_path / "spool")  # a restart still knows every one
+    every = [LabelSet.of({"__name__": "x", "i": str(i)}) for i in range(139)]
+    assert [box.book.get(one) for one in every] == [NOW + 1_000 * min(i, 99) for i in range(139)]
+    box.spool.close()
+
+
+def test_what_was_replaced_before_it_was_saved_is_not_forgotten(box: Box) -> None:
+    box.accept(follow_on(0))
+    nothing = np.full(40, np.nan)
+    for cycle in (1, 2):  # nothing of it is accepted, so nothing of it is saved
+        block = follow_on(cycle)
+        box.accept(WriteBlock(block.labels, block.timestamp_ms, nothing, before=block.before))
+    assert saved(box) == (40, 40)
+    box.accept(follow_on(3), now_ms=NOW + 3_000)
+    assert saved(box) == (40, 40 + 3)
+    found = MarkBook(3, 2_000, 2**22)
+    found.load(box.spool.marks())
+    assert [found.get(one) for one in churned(0)] == [NOW] * 3 + [NOW + 3_000] * 37
+
+
+def test_a_commit_that_fails_leaves_the_lineup_that_was_to_go(box: Box) -> None:
+    box.accept(follow_on(0))
+    box.spool.begin()
+    box.intake.accept(box.spool, [follow_on(1), follow_on(2)], NOW + 2_000)
+    box.spool.rollback()
+    assert churned(0) in box.book._lineups
+    assert all(not one.replaced.rows for one in box.book._lineups.values())
+    assert saved(box)[1] == 40
+    for cycle in (1, 2, 3):
+        assert box.accept(follow_on(cycle), now_ms=NOW + cycle * 1_000).accepted == 40
+    assert saved(box) == (40, 40 + 3)
+    found = MarkBook(3, 2_000, 2**22)
+    found.load(box.spool.marks())
+    assert [found.get(one) for one in churned(0)[:4]] == [NOW + 1_000 * i for i in range(4)]
+
+
+def test_after_the_file_is_opened_anew_no_row_of_the_earlier_one_is_dropped(box: Box) -> None:
+    box.accept(follow_on(0))
+    box.accept(block(NOW, labels=SERIES))
+    block_1 = follow_on(1)
+    nothing = np.full(40, np.nan)
+    box.accept(WriteBlock(block_1.labels, block_1.timestamp_ms, nothing, before=block_1.before))
+    box.book.load(box.spool.marks())
+    box.accept(block_1, now_ms=NOW + 1_000)
+    assert saved(box)[1] == 40 + 50 + 40
+
+
+def test_a_lineup_that_comes_in_its_own_place_stays(box: Box) -> None:
+    for later in (0, 1_000):
+        again = WriteBlock(churned(0), NOW + later, np.arange(40.0), before=churned(0))
+        assert box.accept(again, now_ms=NOW + later).accepted == 40
+    assert saved(box) == (40, 40)
