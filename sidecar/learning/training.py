@@ -207,7 +207,7 @@ class _Fitting(Generic[S]):
         t_ms, y = self.t_ms[:end], self.y[:, :end]
         on = self.tuned[rows]
         if self.warm is None or not on.any():
-            return _whole(self.model, self.model.fit(t_ms, y[rows]), len(rows))
+            return self._anew(t_ms, y[rows])
         old = rows[on]
         rolled = self.model.update(take(self.warm, old), t_ms, y[old])
         recent = slice(max(0, end - max(RECENT, RECENT_FITS * self.model.min_instants)), end)
@@ -215,9 +215,40 @@ class _Fitting(Generic[S]):
         state = _whole(self.model, tuned, len(old))
         if on.all():
             return state
-        anew = _whole(self.model, self.model.fit(t_ms, y[rows[~on]]), len(rows) - len(old))
+        anew = self._anew(t_ms, y[rows[~on]])
         order = np.argsort(np.concatenate((np.flatnonzero(on), np.flatnonzero(~on))))
         return take(concat([state, anew]), order)
+
+    def _anew(self, t_ms: TimeArray, y: FloatArray) -> S:
+        """Fitted from scratch, each series on the instants since it began.
+
+        A window that is empty but for its end looks to a model like a long and still history, of
+        which the few values are outliers: its band would be far too narrow.
+        """
+        lengths = _since_begun(y, self.model.min_instants)
+        parts, order = [], []
+        for length in sorted(set(lengths.tolist())):
+            rows = np.flatnonzero(lengths == length)
+            state = self.model.fit(t_ms[-length:], y[rows, -length:])
+            parts.append(_whole(self.model, state, len(rows)))
+            order.append(rows)
+        if len(parts) == 1:
+            return parts[0]
+        return take(concat(parts), np.argsort(np.concatenate(order)))
+
+
+def _since_begun(y: FloatArray, least: int) -> NDArray[np.int64]:
+    """(N,) how many of the newest instants begin with a series' first value, or a little before.
+
+    Rounded up by a sixteenth at most, so that many series of different age make few batches.
+    """
+    size = y.shape[1]
+    observed = np.isfinite(y)
+    age = np.where(observed.any(axis=1), size - np.argmax(observed, axis=1), 0)
+    age = np.maximum(age, max(least, 2))
+    unit = np.exp2(np.maximum(np.floor(np.log2(age)) - 4, 0)).astype(np.int64)
+    length: NDArray[np.int64] = np.minimum(-(-age // unit) * unit, size)
+    return length
 
 
 def _whole(model: ForecastModel[S], state: S, n: int) -> S:

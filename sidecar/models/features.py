@@ -63,22 +63,34 @@ def spikes(y: FloatArray) -> NDArray[np.bool_]:
     neighbours on each side than ``SPIKE`` times the mean absolute difference of the series (without
     its largest four), and no more than one in ``RARE`` values (or two) does. Bursts that come again
     stay: only what is hundreds of times larger than anything else moves, and was there once, would
-    decide a whole fit.
+    decide a whole fit. Instants without a value count nowhere: a series that has just begun is a
+    few values at the end of a long window. Of fewer than eight values none is a spike.
     """
     found = np.zeros(y.shape, np.bool_)
+    observed = np.isfinite(y)
+    whole = observed.all(axis=1)
+    found[whole] = _towering(y[whole])
+    for row in np.flatnonzero(~whole):
+        known = observed[row]
+        found[row, known] = _towering(y[row : row + 1, known])[0]
+    return found
+
+
+def _towering(y: FloatArray) -> NDArray[np.bool_]:
+    """``spikes`` of rows (N, T) without gaps."""
+    found = np.zeros(y.shape, np.bool_)
     size = y.shape[1]
-    if size < 8:
+    if size < 8 or not len(y):
         return found
-    filled, _ = fill_gaps(y)
-    steps = np.abs(np.diff(filled, axis=1))
+    steps = np.abs(np.diff(y, axis=1))
     # A spike is two of the steps, and nearly all of their sum: most series are done here.
     rows = np.flatnonzero(steps.max(axis=1) > min(SPIKE / size, 0.2) * steps.sum(axis=1))
     if not len(rows):
         return found
     usual = np.sort(steps[rows], axis=1)[:, : size - 5].mean(axis=1)
-    around = np.pad(filled[rows], ((0, 0), (2, 2)), mode="edge")
+    around = np.pad(y[rows], ((0, 0), (2, 2)), mode="edge")
     median = np.median(sliding_window_view(around, 5, axis=1), axis=2)
-    far = np.abs(filled[rows] - median) > SPIKE * usual[:, None]
+    far = np.abs(y[rows] - median) > SPIKE * usual[:, None]
     rare = (far.sum(axis=1) <= max(2, size // RARE)) & (usual > 0)
     found[rows] = far & rare[:, None]
     return found

@@ -283,6 +283,30 @@ def test_rows_that_are_tuned_and_rows_fitted_anew_come_back_in_their_order() -> 
 # Rows and arrays
 
 
+@pytest.mark.parametrize("name", MODEL_NAMES)
+@pytest.mark.parametrize("count", [3, 11, 30, 100])
+def test_a_series_that_has_just_begun_is_learned_as_if_the_window_began_with_it(
+    name: str, count: int
+) -> None:
+    """Its band would be far too narrow if the empty window before it passed for a still past."""
+    model = build(name, {}, ModelContext(G, H, 30))
+    values = np.random.default_rng(count).normal(10.0, 1.0, (1, count))
+    long = np.full((3, 600), np.nan)
+    long[0, -count:] = values
+    long[1] = np.random.default_rng(1).normal(20.0, 1.0, 600)
+    when = instants(600)
+    got = train(model, when, long, horizon_steps=H)
+    alone = train(model, when[-count:], values, horizon_steps=H)
+    assert got.n_samples.tolist() == [count, 600, 0]
+    assert got.reasons[0] == alone.reasons[0]
+    ahead = when[-1] + G * np.arange(1, 6)
+    young, own = model.forecast(got.state, ahead), model.forecast(alone.state, ahead)
+    np.testing.assert_allclose(young.mean[0], own.mean[0], rtol=1e-6)
+    np.testing.assert_allclose(young.upper[0], own.upper[0], rtol=1e-6)
+    assert 15 < young.mean[1, 0] < 25
+    assert np.isnan(young.mean[2]).all()
+
+
 def test_an_outcome_as_arrays_and_back_is_the_same() -> None:
     y = walks(3, 100)
     y[2, :97] = np.nan

@@ -99,6 +99,25 @@ def test_a_spike_beside_a_gap_is_found_and_too_few_values_have_none() -> None:
     assert not spikes(np.array([[1.0, 2, 1e9]])).any()
 
 
+@pytest.mark.parametrize("count", [7, 8, 11, 20, 60, 300])
+def test_nothing_of_a_series_that_has_just_begun_is_a_spike(count: int) -> None:
+    values = np.random.default_rng(5).normal(10.0, 1.0, (20, count))
+    for window in (count, 11_520, 46_080):
+        y = np.full((20, window), nan)
+        y[:, window - count :] = values
+        assert not spikes(y).any()
+
+
+def test_a_spike_is_one_whatever_the_window_before_the_series_and_the_gaps_in_it() -> None:
+    values = np.random.default_rng(6).normal(10.0, 1.0, 300)
+    values[200] = 1e5
+    for y in (values, np.concatenate([np.full(11_220, nan), values])):
+        assert np.argwhere(spikes(y[None])).tolist() == [[0, len(y) - 100]]
+    sparse = np.full((1, 3_000), nan)
+    sparse[0, ::10] = values
+    assert np.argwhere(spikes(sparse)).tolist() == [[0, 2_000]]
+
+
 @given(st.integers(0, 6), st.integers(2, 5), st.floats(-100, 100))
 def test_appending_after_a_gap_draws_the_line_over_it(gap: int, size: int, value: float) -> None:
     buffer = np.arange(float(size))[None]
