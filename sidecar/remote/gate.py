@@ -103,6 +103,12 @@ class Gate:
         skew = self.skew_s
         return skew is not None and abs(skew) > MAX_SKEW_S
 
+    @property
+    def tells_age(self) -> bool:
+        """Whether our clock may say how old a sample is: not before the receiver's is known, where
+        that can be had, nor while the two disagree."""
+        return not self.skewed and (self._clock.known or self._answers_without_date)
+
     def latest_ms(self) -> int:
         """No later timestamp may be sent now: the earlier of both clocks."""
         own = self._timing.now_s()

@@ -42,7 +42,10 @@ class Quarantine:
         return pause
 
     def active(self, now_ms: int) -> frozenset[LabelSet]:
-        return frozenset(one for one, pause in self._pauses.items() if pause.until_ms > now_ms)
+        """The series left out now. May be called from another thread than ``put`` and ``settle``:
+        it looks at a copy, which is made in one step."""
+        pauses = list(self._pauses.items())
+        return frozenset(one for one, pause in pauses if pause.until_ms > now_ms)
 
     def settle(self, now_ms: int) -> list[LabelSet]:
         """Forget series that gave no trouble since they were let in again; gives which.

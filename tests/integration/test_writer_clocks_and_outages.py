@@ -150,6 +150,59 @@ async def test_what_a_wrong_clock_stamped_before_the_receiver_was_known_is_taken
         assert writer.high_water_ms(labels[0]) == at
 
 
+async def test_a_process_that_begins_with_a_wrong_clock_gives_up_nothing_that_waits(
+    tmp_path: Path,
+) -> None:
+    time, labels = FastTime(50), series(5)
+    async with FakePrometheus(now_s=time.true_s) as fake:
+        fake.give_always(WRITE, Answer(503))
+        stamps = []
+        async with writing(fake.url, time, spool=tmp_path / "s") as writer:
+            for _ in range(4):
+                stamps.append(time.now_ms())
+                assert (await writer.append([block(labels, stamps[-1])])).accepted == 5
+                await time.sleep(2)
+        fake.give_always(WRITE, None)
+        time.ahead_s = 7200.0
+        async with writing(fake.url, time, spool=tmp_path / "s") as writer:
+            await until(lambda: writer.state is WriterState.CLOCK_SKEW)
+            await time.sleep(20)
+            assert writer.stats().dropped == {}
+            time.ahead_s = 0.0
+            await until_delivered(writer)
+            assert writer.stats().sent == 20
+        assert_stored(fake, labels, *stamps)
+
+
+async def test_a_clock_that_steps_ahead_while_a_request_is_under_way_gives_up_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    time, labels = FastTime(50), series(5)
+    async with FakePrometheus(now_s=time.true_s) as fake:
+        fake.give_always(WRITE, Answer(503))
+        async with writing(fake.url, time, shards=1) as writer:
+            stamps = []
+            for _ in range(4):
+                stamps.append(time.now_ms())
+                await writer.append([block(labels, stamps[-1])])
+                await time.sleep(2)
+            send = writer._transport.send
+
+            async def stepped(body: bytes) -> None:
+                await send(body)
+                time.ahead_s = 7200.0
+
+            monkeypatch.setattr(writer._transport, "send", stepped)
+            fake.give_always(WRITE, None)
+            await until(lambda: writer.state is WriterState.CLOCK_SKEW)
+            monkeypatch.undo()
+            await time.sleep(20)
+            assert writer.stats().dropped == {}
+            time.ahead_s = 0.0
+            await until_delivered(writer)
+        assert_stored(fake, labels, *stamps)
+
+
 async def test_both_clocks_stepping_back_cause_no_refusal() -> None:
     time, labels = FastTime(50), series(5)
     async with FakePrometheus(now_s=time.now_s) as fake:

@@ -123,3 +123,19 @@ def test_a_clock_that_is_stepped_back_locks_nobody_out_for_ever(now_ms: int) -> 
     quarantine.put(A, now_ms + 10**12)
     quarantine.settle(now_ms)
     assert not quarantine.active(now_ms + 60_000)
+
+
+def test_who_is_in_quarantine_may_be_asked_while_another_thread_puts_series_there() -> None:
+    quarantine = Quarantine(60_000, 3_600_000)
+    a, b = (LabelSet.of({"__name__": name}) for name in "ab")
+
+    class Now(int):
+        """Compares as another thread steps in."""
+
+        def __lt__(self, other: int) -> bool:
+            quarantine.put(b, 0)
+            return int(self) < other
+
+    quarantine.put(a, 0)
+    assert quarantine.active(Now(1)) == {a}
+    assert quarantine.active(1) == {a, b}
