@@ -199,6 +199,12 @@ def forget(known: Known, after_ms: int) -> Known:
     return known if rows.size == 0 else _rows_of(known, rows)
 
 
+def within(known: Known, max_series: int) -> Known:
+    """No more series than that: the first ones, those that live before those that have ended."""
+    order = np.argsort(known.ended, kind="stable")
+    return _rows_of(known, np.sort(order[:max_series]))
+
+
 def _rows_of(known: Known, rows: NDArray[np.int64]) -> Known:
     """Some of the series, in their order."""
     if rows.size == len(known.labels):

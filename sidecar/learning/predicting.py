@@ -17,7 +17,7 @@ import subprocess
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -44,6 +44,7 @@ PATIENCE_S: Final = 10.0
 REAP_S: Final = 2.0
 PAUSE_S: Final = 60.0
 LONGEST_PAUSE_S: Final = 3600.0
+_CYCLES_LEFT: Final = 8  # halves of the granularity: see ``Bounds.within``
 
 Asked = tuple[int, bytes]
 _START: Final[Asked] = (-1, b"")  # what is blamed where no process can be started
@@ -106,7 +107,9 @@ class Predictions:
         self.spec, self.bounds = spec, bounds
         self._line: _Line | None = None
         self._pauses: dict[Asked, _Pause] = {}
-        self._left: frozenset[Asked] = frozenset()  # not asked in the last cycle, for want of time
+        # Not asked last time, for want of time; and when that was. A cycle may ask several times,
+        # each time for others: predecessors run beside what serves.
+        self._left: dict[Asked, float] = {}
         self._asking, self._changing = threading.Lock(), threading.Lock()
         self._closed = False
 
@@ -142,8 +145,15 @@ class Predictions:
                     left.add(one)
                     continue
                 said[at] = self._answered(one, X[at : at + 1], told[:, at])
-            self._left = frozenset(left)
+            self._note_left(asked, left)
         return told, said
+
+    def _note_left(self, asked: Sequence[Asked], left: Collection[Asked]) -> None:
+        """Who comes first next time; those that nobody has asked for during a while are gone."""
+        now_s = time.monotonic()
+        gone_s, settled = now_s - _CYCLES_LEFT * self.bounds.all_s, set(asked)
+        kept = {one: at for one, at in self._left.items() if at > gone_s and one not in settled}
+        self._left = {**kept, **dict.fromkeys(left, now_s)}
 
     def _no_time(self, until_s: float) -> str:
         if time.monotonic() < until_s:

@@ -17,7 +17,7 @@ from typing import Any, Final
 from sidecar.config import WatchConfig
 from sidecar.cycle import CycleRules
 from sidecar.errors import StoreError
-from sidecar.known import Known, begin
+from sidecar.known import Known, begin, within
 from sidecar.learning.gate import GateSettings
 from sidecar.learning.records import Serving
 from sidecar.models.contract import ForecastModel, State
@@ -128,6 +128,7 @@ class Beginning:
         known, wishes = await self._remembered(made_by, instant_ms)
         if known is not None:
             log.info("watch %s goes on with %d series as it was left", self._title, len(found))
+            known = await self._ports.in_thread(within, known, rules.max_series)
             stored = await self._as_stored(known, rules, made_by)
             return Begun(stored.known, rules, made_by, wishes, stored.last_fit_ms)
         labels = sorted(one.labels for one in found)[: rules.max_series]

@@ -297,6 +297,7 @@ class Watch:
             self.finds_nothing = not await self._begun(instant_ms)
             if self.finds_nothing:
                 self._say((0, 0), "no series has a sample up to the newest closed instant yet")
+                await self._expire()
                 return None
             instant_ms = self._due_ms()  # the first fits may have taken a while
         await self._put_into_service()
@@ -463,11 +464,15 @@ class Watch:
         self.trouble = str(error) or type(error).__name__
         if self._failures == 1 or self._failures % 10 == 0:
             log.warning("watch %s: %s; trying again", self.title, self.trouble)
+        await self._expire()
+        return self.trouble
+
+    async def _expire(self) -> None:
+        """Withdraw what is too old, or ahead of a clock that was set back, if anything is."""
         if self.known is not None and self._rules is not None:
             age_ms = self._ports.now_ms() - self.known.origin_ms
-            if age_ms > self._rules.patience_ms:
+            if abs(age_ms) > self._rules.patience_ms:
                 await self.publisher.expire(self.known.origin_ms)
-        return self.trouble
 
     def _until_next_s(self) -> float:
         if self.behind:

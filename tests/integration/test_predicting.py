@@ -198,6 +198,18 @@ def test_a_cycle_has_an_end_however_many_series_hang_and_those_left_come_first(
     assert order[0] == first > 0
 
 
+def test_those_left_come_first_though_a_predecessor_is_asked_in_between(made: Make) -> None:
+    one = made("dawdle", all_s=1.0)
+    state = one.model.fit(instants(T), values(6, *range(6)))
+    before = one.model.fit(instants(T), values(2))
+    answered = []
+    for _ in range(4):
+        answered.append(np.isfinite(one.forecast(state).mean[:, 0]))
+        assert np.isfinite(one.forecast(before).mean).all()
+    assert not answered[0].all()
+    assert np.any(answered, axis=0).all()
+
+
 def test_a_slow_model_is_asked_for_as_many_series_as_there_is_time_for_and_none_is_blamed(
     made: Make,
 ) -> None:

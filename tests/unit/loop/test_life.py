@@ -108,6 +108,21 @@ async def test_no_more_series_are_forecast_than_their_outputs_are_allowed(tmp_pa
         assert not any(latest.reasons)
 
 
+async def test_a_limit_that_was_lowered_is_kept_to_after_a_restart(tmp_path: Path) -> None:
+    house = House(tmp_path, dict.fromkeys("abc", noisy))
+    async with house:
+        await house.turns(2)
+        house.configure({"max_series": 2})
+        await house.restart()
+        await house.turns(1)
+        latest = house.watch.latest
+        assert latest is not None
+        assert latest.labels == (labels("a"), labels("b"))
+        assert latest.over_budget == 1
+        assert house.version("b") == 1
+        assert house.pool.jobs == []
+
+
 async def test_a_watch_whose_source_hangs_delays_no_other(tmp_path: Path) -> None:
     async with House(tmp_path, {"a": rising}, {}, {"horizon": "10m"}) as house:
         await house.turns(2)

@@ -11,7 +11,7 @@ from sidecar.series import LabelSet
 from sidecar.serve.readings import of_watches
 from sidecar.serve.status import NOTHING_FOUND, count_reasons, not_begun
 from sidecar.watches import watching
-from tests.unit.loop.house import G, House
+from tests.unit.loop.house import HOUR, G, House
 
 
 async def test_a_cycle_of_a_minute_is_one_line_though_timers_jitter(
@@ -54,6 +54,20 @@ async def test_a_watch_that_finds_nothing_is_told_until_it_does(tmp_path: Path) 
         await house.turns(2)
         assert not_begun(house.fleet.watches) == ()
         assert _without_series(house) == 0
+
+
+@pytest.mark.parametrize("later_ms", [2 * HOUR, -2 * HOUR])
+async def test_nothing_old_is_shown_where_a_watch_begins_anew_and_finds_nothing(
+    tmp_path: Path, later_ms: int
+) -> None:
+    async with House(tmp_path, {"a": lambda t: t % 7}) as house:
+        await house.turns(2)
+        assert house.watch.publisher.page.series
+        house.reader.values.clear()
+        house.now_ms += later_ms
+        await house.turns(1)
+        assert house.watch.finds_nothing
+        assert not house.watch.publisher.page.series
 
 
 def _without_series(house: House) -> float:

@@ -1,5 +1,9 @@
+from fractions import Fraction
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sidecar.models.linear import LinearTrendModel
 from sidecar.series import FloatArray, TimeArray
@@ -110,6 +114,57 @@ def test_a_level_of_a_trillion_costs_no_digits() -> None:
     state = model.update(state, instants(100, 50), y[:, 100:])
     got = model.forecast(state, instants(150, 3)).mean[0]
     np.testing.assert_allclose(got - 1e12, [75, 75.5, 76], atol=1e-3)
+
+
+def _exactly(y: FloatArray) -> tuple[float, float, float]:
+    """Level, slope and the residuals' deviation of the line through ``y``, in rational numbers."""
+    values = [Fraction(float(one)) for one in y]
+    n = len(values)
+    middle, mean = Fraction(n - 1, 2), sum(values, Fraction(0)) / n
+    slope = sum(((at - middle) * one for at, one in enumerate(values)), Fraction(0)) / sum(
+        ((at - middle) ** 2 for at in range(n)), Fraction(0)
+    )
+    left = [one - mean - slope * (at - middle) for at, one in enumerate(values)]
+    # Scaled before it becomes a float: squares of 1e-300 are none.
+    widest = max((abs(one) for one in left), default=Fraction(0)) or Fraction(1)
+    square = float(sum(((one / widest) ** 2 for one in left), Fraction(0)))
+    return (
+        float(mean + slope * middle),
+        float(slope),
+        float(widest) * (square / max(n - 2, 1)) ** 0.5,
+    )
+
+
+@given(
+    st.lists(st.floats(-1, 1, width=32), min_size=3, max_size=40),
+    st.sampled_from([-1e8, -100.0, 0.0, 1.0, 1e4, 1e12]),
+    st.sampled_from([0.0, 1e-9, 1.0]),
+    st.sampled_from([0.0, 0.5, -3.0]),
+    st.integers(-140, 140),
+    st.sampled_from(["plain", "columns", "stride", "backwards"]),
+)
+def test_the_plain_line_is_the_exact_one_at_every_scale_and_level(
+    noise: list[float], level: float, share: float, slope: float, exponent: int, order: str
+) -> None:
+    """Constants and exact lines are among them, and how the values lie in memory is no matter."""
+    size = len(noise)
+    row = (level + share * np.array(noise) + slope * np.arange(size)) * 10.0**exponent
+    y = np.stack([row, row[::-1], np.zeros(size)])
+    laid = {
+        "plain": y,
+        "columns": np.asfortranarray(y),
+        "stride": np.repeat(y, 2, axis=1)[:, ::2],
+        "backwards": y[:, ::-1].copy()[:, ::-1],
+    }[order]
+    model = LinearTrendModel(trend="global")
+    state = model.fit(instants(0, size), laid)
+    ahead = model.forecast(state, instants(size, 2)).mean
+    for at, one in enumerate(y):
+        last, exact, deviation = _exactly(one)
+        spread = float(np.ptp(one))
+        digits = 1e-9 * spread + 1e-14 * float(np.abs(one).max())
+        np.testing.assert_allclose(ahead[at], last + exact * np.arange(1, 3), rtol=0, atol=digits)
+        assert state.sigma[at] == pytest.approx(deviation, rel=1e-6, abs=1e-5 * spread)
 
 
 @pytest.mark.parametrize(
