@@ -201,7 +201,7 @@ class Database:
         self.suspect = False
         self._file = _identity(self.folder)
         if gone:
-            _raise_floor(self._connection, self._floor)
+            raise_floor(self._connection, self._floor)
             notes.append(f"{self.folder / FILE} was deleted or replaced: versions start anew")
         return notes
 
@@ -215,7 +215,8 @@ def _identity(folder: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _raise_floor(connection: sqlite3.Connection, floor: int) -> None:
+def raise_floor(connection: sqlite3.Connection, floor: int) -> None:
+    """Let the numbers of series that are not known begin above ``floor``."""
     connection.execute(
         "UPDATE meta SET value = max(value, ?) WHERE name = 'version_floor'", (floor,)
     )
@@ -398,7 +399,7 @@ def _salvaged(damaged: Path, into: sqlite3.Connection) -> int:
             _copy_table(source, into, table)
     found = into.execute("SELECT max(next_version) FROM series").fetchone()[0] or 0
     floor = max(found, _noted_floor(damaged.parent.parent))
-    _raise_floor(into, floor)
+    raise_floor(into, floor)
     into.execute("COMMIT")
     saved: int = into.execute("SELECT count(*) FROM versions").fetchone()[0]
     return saved

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sidecar.errors import StoreError
 from sidecar.learning import audit
 from sidecar.learning.blobs import pack
+from sidecar.learning.database import raise_floor
 from sidecar.learning.records import (
     ACTIVE,
     CANDIDATE,
@@ -299,7 +300,24 @@ def forget_gone(
     )
     gone = [series for (series,) in found]
     _forget(connection, gone)
+    _forget_numbers(connection, watch, alive)
     return len(gone)
+
+
+def _forget_numbers(connection: sqlite3.Connection, watch: str, alive: Collection[str]) -> None:
+    """Drop the rows of series of which nothing is kept any more, not even in the audit log.
+
+    That no number is given twice to one that comes back, new series begin above theirs.
+    """
+    found = connection.execute(
+        "SELECT id, next_version FROM series WHERE watch = ? AND NOT pinned "
+        "AND key NOT IN (SELECT value FROM json_each(?)) "
+        "AND NOT EXISTS (SELECT 1 FROM versions WHERE series = series.id) "
+        "AND NOT EXISTS (SELECT 1 FROM audit WHERE series = series.id)",
+        (watch, json.dumps(list(alive))),
+    ).fetchall()
+    raise_floor(connection, max((next_version - 1 for _, next_version in found), default=0))
+    connection.executemany("DELETE FROM series WHERE id = ?", [row[:1] for row in found])
 
 
 def _forget(connection: sqlite3.Connection, series: Sequence[int]) -> None:

@@ -251,6 +251,8 @@ class VersionStore:
     def forget_gone(self, watch: str, alive: Collection[str], before_ms: int) -> int:
         """Drop the versions of the series of a watch that are gone for good.
 
+        What is left of a series, its number, goes when the audit log no longer speaks of it.
+
         Args:
             alive: keys of the series that the watch knows.
             before_ms: series of which a version was fitted since then stay, and so do pinned ones.

@@ -319,6 +319,44 @@ def test_bytes_that_only_series_that_are_gone_needed_are_freed(store: VersionSto
     assert blobs == 1
 
 
+def test_a_series_that_is_gone_leaves_nothing_once_the_log_has_forgotten_it(
+    store: VersionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_module, "MOST_ROWS", 10)
+    waves = [labels(30)[k : k + 5] for k in range(0, 30, 5)]
+    for k, wave in enumerate(waves):
+        store.save(batch(wave, 1.0, at_ms=k))
+        store.save(batch(wave, 2.0, at_ms=k))
+        store.forget_gone(WATCH, {one.key for one in wave}, before_ms=k)
+        assert set(served(store.load(WATCH))) == set(wave)
+    with store._database.reading() as connection:
+        [(rows,)] = connection.execute("SELECT count(*) FROM series").fetchall()
+    assert rows == 5  # the log speaks of the newest ten, two of each
+    assert store.save(batch([waves[0][0]], 3.0)).tolist()[0] > 2  # never a number twice
+
+
+def test_a_series_that_may_come_back_stays_though_the_log_has_forgotten_it(
+    store: VersionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_module, "MOST_ROWS", 10)
+    series = labels(12)
+    store.save(batch(series, 1.0, at_ms=5_000))
+    assert store.forget_gone(WATCH, {series[11].key}, before_ms=5_000) == 0
+    assert set(served(store.load(WATCH))) == set(series)
+
+
+def test_the_number_of_a_series_that_is_gone_stays_as_long_as_the_log_speaks_of_it(
+    store: VersionStore,
+) -> None:
+    store.save(batch([ONE], 1.0, at_ms=1))
+    store.save(batch([ONE], 2.0, at_ms=1))
+    store.forget_gone(WATCH, set(), before_ms=2)
+    assert {entry.labels for _, entry in store.audit()} == {ONE}
+    other = labels(3)[2]
+    assert store.save(batch([other], 3.0)).tolist() == [1]
+    assert store.save(batch([ONE], 3.0)).tolist() == [3]
+
+
 def test_the_log_forgets_its_oldest_entries_beyond_a_limit(
     store: VersionStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
