@@ -124,8 +124,14 @@ def _planned(
     there = np.isfinite(batch.values)
     rows = np.flatnonzero(there[:, -tested:].any(axis=1))
     kept = rows[: rules.max_series]
+    start_ms = batch.grid.end_ms - tested * batch.grid.step_ms
+    if not there.any():
+        raise _error(
+            watch,
+            f"none of its series has a number at an instant of {watch.granularity} up to "
+            f"{utc(batch.grid.end_ms)}: where they have only just begun, try again in some minutes",
+        )
     if not there[kept, :-tested].any():
-        start_ms = batch.grid.end_ms - tested * batch.grid.step_ms
         first = np.flatnonzero(there.any(axis=0))
         since = utc(batch.grid.start_ms + int(first[0]) * batch.grid.step_ms)
         raise _error(

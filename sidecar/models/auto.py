@@ -25,8 +25,9 @@ and ``naive``.
 models, International Journal of Forecasting 36, 2020. Split conformal: Vovk, Gammerman and Shafer,
 Algorithmic Learning in a Random World, 2005.)
 
-With less history than the back-test needs, the median of whatever could be fitted and naive; with
-less than that, naive alone. ``explain`` says which it was and by what figures.
+With less history than the back-test needs, the median of whatever could be fitted and naive
+(``far`` and ``levels`` only from 60 values on); with less than that, naive alone. ``explain`` says
+which it was and by what figures.
 
 Settings: ``margin`` (.2), ``origins`` (4), ``horizon_steps`` (the watch's), ``level`` of the
 interval (.95).
@@ -60,6 +61,9 @@ SHORTEST_BACKTEST: Final = 48
 # Fewer values than this are not averaged over: naive serves.
 FEWEST: Final = 10
 MEDIAN: Final = -1
+# The members of 24 lags fit anything to fewer values, and believe in it.
+ENOUGH_FOR_LONG: Final = 60
+LONG: Final = ("far", "levels")
 # Levels decay to their mean, which is no forecast so far ahead.
 LONG_HORIZON: Final = 96
 BLEND: Final = 0.3
@@ -140,7 +144,11 @@ class AutoModel(ForecastModel[AutoState]):
     def fit(self, t_ms: TimeArray, y: FloatArray) -> AutoState:
         values = np.isfinite(y).sum(axis=1)
         errors, choice, spread = self._backtest(t_ms, y, values)
-        states = {name: self._fit_member(name, t_ms, y) for name in self.names}
+        few = (values < ENOUGH_FOR_LONG)[:, None]
+        short = np.where(few, np.nan, y) if few.any() else y
+        states = {
+            name: self._fit_member(name, t_ms, short if name in LONG else y) for name in self.names
+        }
         spread = spread * _caution(values)
         own = {"choice": choice, "errors": errors, "values": values, "spread": spread}
         return self._state(states, own)

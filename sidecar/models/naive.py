@@ -4,7 +4,8 @@ Take them as the yardstick: a model that does not beat them on a series should n
 ``naive`` for step-like series (limits, versions, replica counts) and ``seasonal_naive`` where days
 repeat and nothing else is known.
 
-naive: y[t+h] = y[t], variance h sigma^2, sigma^2 the mean squared difference of neighbours.
+naive: y[t+h] = y[t], variance h sigma^2, sigma^2 the mean squared difference of neighbours; of
+fewer than 30 differences sigma is widened as Student's t is wider than the normal distribution.
 seasonal_naive: y[t+h] = y[t+h-m k], with the smallest k that makes this an observed instant, by the
 local clock; variance k sigma^2, sigma^2 the mean squared difference of instants a period apart.
 (Hyndman and Athanasopoulos, Forecasting: Principles and Practice, 5.2 and 5.5.)
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 import numpy as np
+from scipy.special import stdtrit
 
 from sidecar.duration import parse_duration_ms
 from sidecar.models.contract import ForecastModel, Intervals, State, as_float
@@ -31,6 +33,8 @@ from sidecar.series import FloatArray, TimeArray
 
 # A finer grid shares the slots of the period; a state stays at most this wide.
 MOST_SLOTS: Final = 1440
+# Of so many differences a deviation is known well enough.
+ENOUGH: Final = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +75,12 @@ class NaiveModel(ForecastModel[NaiveState]):
 
     def fit(self, t_ms: TimeArray, y: FloatArray) -> NaiveState:
         filled, observed = fill_gaps(padded(y, self.min_instants))
-        fitted = observed.sum(axis=1) >= self.min_instants
+        count = observed.sum(axis=1)
+        fitted = count >= self.min_instants
+        sigma = rms_difference(filled, observed, 1) * _doubt(count - 1, self.settings.level)
         return NaiveState(
             last_ms=np.where(fitted, t_ms[-1], 0),
-            sigma=np.where(fitted, rms_difference(filled, observed, 1), np.nan),
+            sigma=np.where(fitted, sigma, np.nan),
             value=filled[:, -1],
             missed=np.argmax(observed[:, ::-1], axis=1),
         )
@@ -232,6 +238,13 @@ def _overwritten(season: FloatArray, slots: IntArray, y: FloatArray) -> FloatArr
     for slot, column in zip(slots.tolist(), y.T, strict=True):
         np.copyto(season[:, slot], column, where=np.isfinite(column))
     return season
+
+
+def _doubt(differences: IntArray, level: float) -> FloatArray:
+    """(N,) how much wider an interval is whose deviation is known from so few differences."""
+    few = np.clip(differences, 1, ENOUGH)
+    wider = stdtrit(few, (1.0 + level) / 2.0) / half_width(level)
+    return np.where(few < ENOUGH, wider, 1.0)
 
 
 def rms_difference(filled: FloatArray, observed: BoolArray, distance: int) -> FloatArray:

@@ -33,6 +33,7 @@ def history(end_ms: int) -> Backfill:
         made.add({"__name__": "load", "instance": f"i{copy}", "job": "api"}, times, wave)
     made.add({"__name__": "load", "instance": "flat", "job": "api"}, times, 7.0)
     made.add({"__name__": "load_sentinel_expected", "instance": "i0"}, times, 1.0)
+    made.add({"__name__": "no_number", "instance": "i0"}, times, np.nan)
     count = np.cumsum(dice.poisson(30, size=times.size).astype(np.float64))
     made.add({"__name__": "requests_total", "job": "api"}, times, count)
     return made
@@ -169,6 +170,7 @@ async def test_one_watch_without_data_does_not_spoil_the_others(
     ("arguments", "status", "words"),
     [
         (("--watch", "load", "--from", "1w"), 1, "there is no history before"),
+        (("--watch", "no_number"), 1, "no_number: none of its series has a number at an instant"),
         (("--watch", "load", "--from", "5m"), 1, "the range holds 5 instants of 1m; 10 are"),
         (("--watch", "load", "--models", "holtt"), 2, "is not a model, did you mean 'holt'"),
         (("--watch", "load", "--from", "soon"), 2, "'soon' is not a duration"),

@@ -113,6 +113,18 @@ def test_the_shorter_the_history_the_simpler_what_serves(model: AutoModel) -> No
     assert np.isfinite(got[2:]).all()
 
 
+@pytest.mark.parametrize("count", [2, 3, 5, 10, 15, 20, 30, 40, 48, 60])
+@pytest.mark.parametrize("walk", [False, True])
+def test_the_band_of_a_series_that_has_just_begun_holds_what_comes(count: int, walk: bool) -> None:
+    values = np.random.default_rng(7).normal(10.0, 1.0, (500, count + 1))
+    series = values.cumsum(axis=1) if walk else values
+    model = AutoModel(horizon_steps=5)
+    state = model.fit(instants(0, count), series[:, :-1])
+    got = model.forecast(state, instants(count, 1))
+    inside = (got.lower[:, 0] <= series[:, -1]) & (series[:, -1] <= got.upper[:, 0])
+    assert inside.mean() > 0.91
+
+
 def test_bounds_are_scaled_by_what_the_back_test_saw(model: AutoModel) -> None:
     half = np.ones((2, 4, 12))
     actual = np.zeros((2, 4, 12))
