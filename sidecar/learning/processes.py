@@ -67,9 +67,10 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 def how_it_ended(status: int) -> str:
     """
-    >>> how_it_ended(-11), how_it_ended(3)
-    ('was ended by SIGSEGV', 'ended with status 3')
+    >>> how_it_ended(-11), how_it_ended(-40), how_it_ended(3)
+    ('was ended by SIGSEGV', 'was ended by signal 40', 'ended with status 3')
     """
     if status < 0:
-        return f"was ended by {signal.Signals(-status).name}"
+        known = {one.value: one.name for one in signal.Signals}  # not all of the real-time ones
+        return f"was ended by {known.get(-status, f'signal {-status}')}"
     return f"ended with status {status}"

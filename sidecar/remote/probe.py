@@ -244,9 +244,12 @@ async def _config(client: HttpClient, timeout_s: float) -> _Config | None:
 
 
 def _parse_config(text: str) -> _Config | None:
-    """What matters here of a server's own configuration; whatever is odd in it stays unknown."""
+    """What matters here of a server's own configuration; whatever is odd in it stays unknown.
+
+    Every scalar stays the text that it is: a label value such as ``2024-13-45`` is no date.
+    """
     try:
-        whole = _mapping(yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))  # noqa: S506
+        whole = _mapping(yaml.load(text, Loader=getattr(yaml, "CBaseLoader", yaml.BaseLoader)))  # noqa: S506
     except yaml.YAMLError:
         return None
     settings, storage = _mapping(whole.get("global")), _mapping(whole.get("storage"))

@@ -94,7 +94,18 @@ async def test_odd_answers_are_unknown_facts_and_not_failures(body: bytes) -> No
 
 
 @pytest.mark.parametrize(
-    "yaml", ["", "- a", "global: 3", "global: {scrape_interval: soon}", "a: &a [*a]", "\t", "x: ["]
+    "yaml",
+    [
+        "",
+        "- a",
+        "global: 3",
+        "global: {scrape_interval: soon}",
+        "a: &a [*a]",
+        "\t",
+        "x: [",
+        "a: !!timestamp x",
+        "a: !!int ''",
+    ],
 )
 async def test_a_configuration_of_any_shape_is_survived(yaml: str) -> None:
     body = json.dumps({"data": {"yaml": yaml}}).encode()
@@ -102,6 +113,17 @@ async def test_a_configuration_of_any_shape_is_survived(yaml: str) -> None:
         fake.give_always("/api/v1/status/config", Answer(200, body))
         facts = await facts_of(fake.url)
     assert facts.scrape_interval_ms is None
+
+
+@pytest.mark.parametrize("value", ["2023-13-45", "010", "12:30", "1_000", "yes", "null"])
+async def test_a_label_of_the_server_is_the_text_that_it_wrote(value: str) -> None:
+    """The first is no date, which YAML takes it for."""
+    yaml = f"global: {{external_labels: {{build: {value}}}}}"
+    async with FakePrometheus() as fake:
+        body = json.dumps({"data": {"yaml": yaml}}).encode()
+        fake.give_always("/api/v1/status/config", Answer(200, body))
+        facts = await facts_of(fake.url)
+    assert facts.external_labels == {"build": value}
 
 
 async def test_clocks_apart_and_reads_that_go_elsewhere_are_named() -> None:
