@@ -329,8 +329,9 @@ def _beginning(path: str, watch: WatchConfig, view: WatchView) -> list[Finding]:
         return []
     minutes = -(-left_ms // 60_000)
     message = (
-        f"its oldest sample is {view.young_ms // 1000} s old: a first forecast needs some "
-        f"{FIRST_INSTANTS} instants of {watch.granularity}, so it comes in about {minutes} min"
+        f"its oldest sample is {view.young_ms // 1000} s old: something is learned of "
+        f"it from some {FIRST_INSTANTS} instants of {watch.granularity} on, in about {minutes} "
+        "min; till then `auto` repeats the value before, with a wide band"
     )
     return [Finding("note", path, message)]
 

@@ -13,8 +13,8 @@ ADVICE: Final[Mapping[str, str]] = MappingProxyType(
             "or a longer training_window if the data is there"
         ),
         Reason.STALE_INPUT: (
-            "the source series has ended or is silent: see whether its target is still scraped; "
-            "its outputs begin again with it"
+            "the source series has ended, is silent, or gives only NaN or infinity: see whether "
+            "its target is still scraped, and its values; its outputs begin again with it"
         ),
         Reason.GAP: (
             "a hole in its data is longer than can be bridged: wait, it is fitted again once there "

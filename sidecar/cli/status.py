@@ -175,7 +175,7 @@ def counted(page: Mapping[str, Any]) -> Text:
         text.append(f"  ({', '.join(parts)})", style="dim")
     stuck = len(page.get("not_begun", ()))
     if stuck:
-        text.append(f"  {stuck:,} watches cannot begin", style="red")
+        text.append(f"  {stuck:,} {'watch' if stuck == 1 else 'watches'} cannot begin", style="red")
     return text
 
 

@@ -38,11 +38,11 @@ def series(count: int, metric: str = "x", **labels: str) -> tuple[LabelSet, ...]
         (None, "1m", None),
         (600_000, "1m", None),
         (90_000, "1m", "its oldest sample is 90 s old"),
-        (90_000, "1m", "10 instants of 1m, so it comes in about 9 min"),
+        (90_000, "1m", "from some 10 instants of 1m on, in about 9 min; till then `auto` repeats"),
         (90_000, "5s", None),
     ],
 )
-def test_a_series_that_has_only_just_begun_is_told_when_its_first_forecast_comes(
+def test_a_series_that_has_only_just_begun_is_told_when_it_is_learned_from(
     young_ms: int | None, granularity: str, said: str | None
 ) -> None:
     watch = WatchConfig("x", granularity=granularity, horizon="5m")

@@ -217,6 +217,6 @@ def test_a_watch_that_cannot_begin_is_named_with_the_reason(
     for more in ([], ["--json"]):
         assert main(["status", *more]) == 0
         assert capsys.readouterr().err == f"sentinel: {line}\n"
-    assert "1 watches cannot begin" in cli.counted(page["page"]).plain
+    assert "1 watch cannot begin" in cli.counted(page["page"]).plain
     assert cli.not_begun(page["page"], "x") == [line]
     assert cli.not_begun(page["page"], "y") == []
