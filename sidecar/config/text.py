@@ -178,7 +178,15 @@ class _Reader:
 
 
 def as_yaml(text: str) -> Any:
-    """What YAML takes an unquoted scalar for: a number, true or false, null, a date, or text."""
+    """What YAML takes an unquoted scalar for: a number, true or false, null, a date, or text; text,
+    too, where it is a date or a number that does not exist.
+
+    >>> as_yaml("0x10"), as_yaml("2023-13-45"), as_yaml("0b_")
+    (16, '2023-13-45', '0b_')
+    """
     loader = yaml.SafeLoader("")
     tag = loader.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
-    return loader.construct_object(yaml.ScalarNode(tag, text), deep=True)
+    try:
+        return loader.construct_object(yaml.ScalarNode(tag, text), deep=True)
+    except ValueError:
+        return text
