@@ -127,8 +127,9 @@ class Beginning:
         rules = replace(rules, max_series=min(rules.max_series, affordable))
         known, wishes = await self._remembered(made_by, instant_ms)
         if known is not None:
-            log.info("watch %s goes on with %d series as it was left", self._title, len(found))
             known = await self._ports.in_thread(within, known, rules.max_series)
+            count = len(known.labels)
+            log.info("watch %s goes on with %d series as it was left", self._title, count)
             stored = await self._as_stored(known, rules, made_by)
             return Begun(stored.known, rules, made_by, wishes, stored.last_fit_ms)
         labels = sorted(one.labels for one in found)[: rules.max_series]

@@ -249,6 +249,7 @@ class Trainer:
         trainee = self._trainees.get(batch.watch)
         if trainee is None:
             return
+        self._forget_gone(trainee)
         try:
             await self._trained(trainee, batch)
         except FitsStopped:
@@ -259,6 +260,15 @@ class Trainer:
         except Exception as error:  # one batch must not end the trainer
             log.exception("watch %s: a batch of fits failed", trainee.title)
             trainee.failed(batch, error)
+
+    def _forget_gone(self, trainee: Trainee) -> None:
+        """Forget the fits of series that went: there are some where more wait than are known."""
+        labels = trainee.learned.labels
+        if self._queue.waits(trainee.watch_id) > len(labels):
+            alive = {one.key for one in labels}
+            waiting = self._queue.waiting(trainee.watch_id)
+            gone = [one.series for one in waiting if one.series not in alive]
+            self._queue.drop(trainee.watch_id, gone)
 
     async def _trained(self, trainee: Trainee, batch: FitBatch) -> None:
         history = await trainee.history(batch.series)
