@@ -90,6 +90,10 @@ class Endpoints:
         if failures:
             raise failures[0]
 
+    def troubles(self) -> tuple[str, ...]:
+        """Why nothing reaches some receivers at present, a line for each."""
+        return tuple(writer.trouble for writer in self.writers if writer.trouble)
+
     def quarantined(self) -> frozenset[LabelSet]:
         """Output series that some receiver refuses at present."""
         return frozenset(one for writer in self.writers for one in writer.quarantined())

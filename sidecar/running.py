@@ -258,12 +258,14 @@ class Running:
     def remarks(self) -> Iterable[str]:
         for one in not_begun(self.watches):
             yield f"watch {one['selector']} has not begun: {one['error']}"
+        yield from self._endpoints.troubles()
 
     def status(self) -> Mapping[str, Any]:
         return series_facts(self.watches, self.rejected())
 
     async def _status_page(self, wanted: Wanted) -> StatusPage:
-        return await self.in_thread(status_page, self.watches, self.rejected(), wanted)
+        page = await self.in_thread(status_page, self.watches, self.rejected(), wanted)
+        return replace(page, not_delivered=self._endpoints.troubles())
 
     def rejected(self) -> frozenset[LabelSet]:
         """Output series that a receiver refuses at present."""

@@ -64,7 +64,7 @@ def status(config: SentinelConfig, options: argparse.Namespace) -> int:
     answer = pages(sidecar, query, options.limit)
     if options.json:
         print(json.dumps(answer["data"], indent=2))
-        for line in not_begun(answer["page"]):
+        for line in remarks(answer["page"]):
             print(f"sentinel: {line}", file=sys.stderr)
         return EXIT_OK
     console = Console()
@@ -74,7 +74,7 @@ def status(config: SentinelConfig, options: argparse.Namespace) -> int:
     else:
         for line in lines(answer["data"]):
             print(line)
-    for line in not_begun(answer["page"]):
+    for line in remarks(answer["page"]):
         print(f"sentinel: {line}", file=sys.stderr)
     left = answer["page"]["matched"] - len(answer["data"])
     if left > 0:
@@ -176,7 +176,14 @@ def counted(page: Mapping[str, Any]) -> Text:
     stuck = len(page.get("not_begun", ()))
     if stuck:
         text.append(f"  {stuck:,} {'watch' if stuck == 1 else 'watches'} cannot begin", style="red")
+    if page.get("not_delivered"):
+        text.append("  nothing is delivered", style="red")
     return text
+
+
+def remarks(page: Mapping[str, Any]) -> list[str]:
+    """What there is to say beside the series: watches that cannot begin, and held writes."""
+    return [*not_begun(page), *map(printable, page.get("not_delivered", ()))]
 
 
 def not_begun(page: Mapping[str, Any], metric: str | None = None) -> list[str]:

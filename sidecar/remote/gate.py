@@ -186,6 +186,22 @@ class Gate:
         """One line in the log for each change, and what follows from it."""
         await self._say(self.state)
 
+    def trouble(self, state: WriterState) -> str:
+        """Why nothing is sent in such a state, and what to do; empty where it passes by itself."""
+        where, skew = self._transport.where, self.skew_s or 0.0
+        if state is WriterState.HELD:
+            return (
+                f"{where} refuses us, predictions wait in the spool until it lets an empty request "
+                f"through: {self._held_by}{self._hint()}"
+            )
+        if state is WriterState.CLOCK_SKEW:
+            side = "ahead of" if skew > 0 else "behind"
+            return (
+                f"{where}: our clock is {abs(skew):.0f} s {side} the server's: no writes until "
+                f"they are within {MAX_SKEW_S:.0f} s; set the clocks (NTP)"
+            )
+        return ""
+
     def _hint(self) -> str:
         """What to do, where what the server says of that is out of date."""
         if self._held_by is None or not receiver_is_off(self._held_by):
@@ -195,26 +211,11 @@ class Gate:
     async def _say(self, state: WriterState) -> None:
         if state is self._said:
             return
-        where, skew = self._transport.where, self.skew_s or 0.0
-        if state is WriterState.HELD:
-            log.error(
-                "%s refuses us, predictions wait in the spool until it lets an empty request "
-                "through: %s%s",
-                where,
-                self._held_by,
-                self._hint(),
-            )
-        elif state is WriterState.CLOCK_SKEW:
-            log.error(
-                "%s: our clock is %.0f s %s the server's: no writes until they are within %d s; "
-                "set the clocks (NTP)",
-                where,
-                abs(skew),
-                "ahead of" if skew > 0 else "behind",
-                MAX_SKEW_S,
-            )
+        skew = self.skew_s or 0.0
+        if trouble := self.trouble(state):
+            log.error("%s", trouble)
         elif state is WriterState.OK and self._said in (WriterState.HELD, WriterState.CLOCK_SKEW):
-            log.info("%s: writes go on", where)
+            log.info("%s: writes go on", self._transport.where)
         self._said = state
         server = self._clock.earliest_now_s()
         if state is WriterState.CLOCK_SKEW and skew > 0 and server is not None:

@@ -343,6 +343,18 @@ class RemoteWriter:
             return WriterState.OUTAGE
         return state
 
+    @property
+    def trouble(self) -> str:
+        """Why nothing is delivered at present, and what to do; empty where all is well."""
+        state = self.state
+        if said := self._gate.trouble(state):
+            return said
+        unanswered = state is WriterState.CONNECTING and self._gate.has_failed
+        if state is WriterState.OUTAGE or unanswered:
+            waiting = f"{self._committer.tally.pending:,} samples wait in the spool"
+            return f"{self._transport.where} does not take what is sent, {waiting}"
+        return ""
+
     def quarantined(self) -> tuple[LabelSet, ...]:
         """The series left out now, because the receiver refuses them."""
         return tuple(sorted(self._quarantine.active(self._road.now_ms())))

@@ -59,6 +59,7 @@ class StatusPage:
         states, reasons: over the series that are accepted, whatever their state.
         not_begun: of each watch that cannot begin its ``selector``, the ``metric`` of its outputs,
             and the ``error``. Which series it would have is not known.
+        not_delivered: why nothing reaches a receiver at present, a line for each.
     """
 
     series: dict[str, dict[str, Any]]
@@ -67,6 +68,7 @@ class StatusPage:
     states: Counter[str]
     reasons: Counter[str]
     not_begun: tuple[dict[str, str], ...] = ()
+    not_delivered: tuple[str, ...] = ()
 
 
 def series_facts(

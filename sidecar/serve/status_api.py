@@ -89,6 +89,7 @@ def encoded(page: StatusPage, wanted: Wanted) -> bytes:
         "states": page.states,
         "reasons": page.reasons,
         "not_begun": page.not_begun,
+        "not_delivered": page.not_delivered,
     }
     text = f'{{"status":"success","data":{{{series}}},"page":{_encode(about)}}}'
     return text.encode(errors="backslashreplace")

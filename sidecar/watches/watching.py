@@ -432,16 +432,19 @@ class Watch:
             for one, promoted in zip(fitted.labels, fitted.promoted, strict=True)
             if promoted
         }
-        for labels, old, new in result.rolled_back:
-            if labels in replaced:
-                continue
+        back = [one for one in result.rolled_back if one[0] not in replaced]
+        if back:
+            labels, old, new = back[0]
+            others = f" (and so for {len(back) - 1} more series)" if len(back) > 1 else ""
             log.warning(
-                "watch %s: v%d of %s did worse than v%d, which serves again",
+                "watch %s: v%d of %s did worse than v%d, which serves again%s",
                 self.title,
                 old,
                 labels,
                 new,
+                others,
             )
+        for labels, _, new in back:
             switch = partial(
                 self._ports.memory.rollback,
                 self.watch_id,

@@ -265,6 +265,7 @@ async def test_an_hour_without_a_receiver_loses_nothing_and_costs_no_memory(
                 await time.sleep(max(0.0, stamps[-1] / 1000 + 60 - time.now_s()))
             tracemalloc.stop()
             assert writer.state is WriterState.OUTAGE
+            assert "samples wait in the spool" in writer.trouble
             assert writer.stats().pending == 60 * 2000
             await fake.start()
             back = time.monotonic_s()

@@ -243,6 +243,7 @@ async def test_a_refusal_of_us_holds_everything_until_it_is_mended(
             with caplog.at_level(logging.ERROR):
                 await writer.append([block(labels, second := time.now_ms())])
                 await until(lambda: writer.state is WriterState.HELD)
+                assert "refuses us, predictions wait in the spool" in writer.trouble
                 await time.sleep(120)
                 await writer.append([block(labels, third := time.now_ms())])
                 await time.sleep(60)
@@ -252,7 +253,7 @@ async def test_a_refusal_of_us_holds_everything_until_it_is_mended(
             assert writer.stats().pending == 20
             fake.give_always(WRITE, None)
             await until_delivered(writer)
-            assert writer.state is WriterState.OK
+            assert (writer.state, writer.trouble) == (WriterState.OK, "")
         assert_stored(fake, labels, first, second, third)
         assert_well_behaved(fake, shards=1)
     said = [one.getMessage() for one in caplog.records if one.levelno >= logging.ERROR]

@@ -5,6 +5,7 @@ import io
 import json
 import urllib.parse
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -220,3 +221,17 @@ def test_a_watch_that_cannot_begin_is_named_with_the_reason(
     assert "1 watch cannot begin" in cli.counted(page["page"]).plain
     assert cli.not_begun(page["page"], "x") == [line]
     assert cli.not_begun(page["page"], "y") == []
+
+
+def test_that_nothing_is_delivered_is_said(
+    monkeypatch: pytest.MonkeyPatch, known: Known, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held = replace(
+        status_page([watch_of(known)], (), Wanted()), not_delivered=("it refuses us: \x1b[1m404",)
+    )
+    page = json.loads(encoded(held, Wanted()))
+    monkeypatch.setattr(cli, "asked", lambda *_: page)
+    for more in ([], ["--json"]):
+        assert main(["status", *more]) == 0
+        assert capsys.readouterr().err == "sentinel: it refuses us: \\x1b[1m404\n"
+    assert "nothing is delivered" in cli.counted(page["page"]).plain

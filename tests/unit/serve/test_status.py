@@ -230,6 +230,7 @@ def test_the_answer_says_where_the_next_page_begins(known: Known) -> None:
         "states": {"serving": 6, "fallback": 0, "waiting": 0, "ended": 0},
         "reasons": {},
         "not_begun": [],
+        "not_delivered": [],
     }
 
 
