@@ -119,7 +119,7 @@ def sampled_reply(kinds: Callable[[int], bool]) -> tuple[bytes, float]:
     """
     series = [make_series(n, 5760) for n in range(104) if kinds(n % 8)]
     plain = ReadResponse.FromString(encode_read_response_samples([series]))
-    return plain.SerializeToString(), len(series) * 1440 / MILLION
+    return plain.SerializeToString(), sum(len(one.values) for one in series) / MILLION
 
 
 def by_attributes(body: bytes) -> list[tuple[list[int], list[float]]]:
