@@ -92,7 +92,7 @@ class Endpoints:
 
     def troubles(self) -> tuple[str, ...]:
         """Why nothing reaches some receivers at present, a line for each."""
-        return tuple(writer.trouble for writer in self.writers if writer.trouble)
+        return tuple(trouble for writer in self.writers if (trouble := writer.trouble))
 
     def quarantined(self) -> frozenset[LabelSet]:
         """Output series that some receiver refuses at present."""

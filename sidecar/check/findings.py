@@ -1,7 +1,7 @@
 """From what the server has to what will work and what will not. Pure: no clock, no network."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Final
 
@@ -13,8 +13,8 @@ from sidecar.check.facts import Finding, ServerView, WatchView
 from sidecar.check.promql import WRAP_FROM_MS, Example, examples
 from sidecar.config import SentinelConfig, WatchConfig
 from sidecar.duration import format_duration
-from sidecar.publish.outputs import OutputRules, columns
-from sidecar.publish.ownership import Claim, Ownership
+from sidecar.publish.outputs import columns, output_rules, sources_within
+from sidecar.publish.ownership import Ownership
 from sidecar.remote.described import START_RECEIVER
 from sidecar.remote.probe import ServerFacts
 from sidecar.series import LabelSet, MatchOp
@@ -74,11 +74,8 @@ def judge(config: SentinelConfig, server: ServerView, views: Sequence[WatchView]
     found = server_findings(config, server)
     if server.facts is None or not views:
         return CheckReport(server, tuple(found), ())
-    claims = [
-        Claim(watch.selector, watch.output_metric, watch.horizon_ms) for watch in config.watches
-    ]
     external = external_labels(config, server.facts)
-    ownership = Ownership(claims, lambda: external)
+    ownership = Ownership.among(config.watches, lambda: external)
     reports = tuple(
         _watch_report(config, index, view, external, ownership) for index, view in enumerate(views)
     )
@@ -175,12 +172,14 @@ def _watch_report(
     watch = config.watches[index]
     path = f"watches[{index}]"
     as_rate = watch.transform == "rate" or (watch.transform == "auto" and view.counter)
-    transformed = as_rate or watch.transform == "delta"
-    per_owner, per_predictor = _outputs_each(watch, config.emit_confidence_bounds, transformed)
-    affordable = max(1, watch.published.max_series // (per_owner + per_predictor))
+    transform = "rate" if as_rate else "delta" if watch.transform == "delta" else "none"
+    rules = replace(output_rules(config, watch), transform=transform)
+    affordable = sources_within(rules, watch.published.max_series)
     sources = view.series[: min(watch.max_series, affordable)]
     owner, predicts = ownership.of(index, sources)
-    written = int(owner.sum()) * per_owner + int(predicts.sum()) * per_predictor
+    written = sum(
+        int((predicts if column.is_prediction else owner).sum()) for column in columns(rules)
+    )
     found = [
         *_matching(path, watch, view, external),
         *_sampling(path, watch, view, as_rate),
@@ -190,7 +189,7 @@ def _watch_report(
         *_labels(path, sources),
         *_writers(path, view),
     ]
-    shown = examples(watch, as_rate=transformed, owner=bool(owner.any()) or not sources)
+    shown = examples(watch, as_rate=transform != "none", owner=bool(owner.any()) or not sources)
     return WatchReport(
         path=path,
         selector=str(watch.selector),
@@ -201,28 +200,6 @@ def _watch_report(
         examples=tuple(shown) if predicts.any() or not sources else (),
         findings=tuple(found),
     )
-
-
-def _outputs_each(watch: WatchConfig, bounds: bool, transformed: bool) -> tuple[int, int]:
-    """How many series are written for a source that is owned, and for its predictions."""
-    published = watch.published
-    actual = transformed if published.actual == "auto" else published.actual
-    rules = OutputRules(
-        metric=watch.output_metric,
-        horizon=format_duration(watch.horizon_ms),
-        steps=watch.steps,
-        bounds=bounds,
-        expected=published.expected,
-        actual=actual,
-        anomaly_score=published.anomaly_score,
-        model_info=published.model_info,
-        version_label=published.version_label,
-        model=watch.model_name,
-        transform=watch.transform,
-    )
-    chosen = columns(rules)
-    predictions = sum(column.is_prediction for column in chosen)
-    return len(chosen) - predictions, predictions
 
 
 def _matching(

@@ -108,8 +108,13 @@ class _Stretch:
 
 @dataclass(slots=True)
 class _Followed:
-    """One selector, and the series of it that came."""
+    """One selector, and the series of it that came.
 
+    Attributes:
+        asked: what of the selector those series are judged by, which come without external labels.
+    """
+
+    asked: Selector
     span_ms: int
     since_ms: int | None = None
     series: dict[LabelSet, _Held] = field(default_factory=dict)
@@ -167,8 +172,8 @@ class PushBuffer:
         asked = selector.as_read(self._external)
         series = {labels: held for labels, held in self._held.items() if asked.accepts(labels)}
         if known is None or known.since_ms is None:
-            return _Followed(span_ms, None, series)
-        return _Followed(span_ms, max(known.since_ms, self._now_ms - known.span_ms), series)
+            return _Followed(asked, span_ms, None, series)
+        return _Followed(asked, span_ms, max(known.since_ms, self._now_ms - known.span_ms), series)
 
     def strip(self, external_labels: Mapping[str, str]) -> None:
         """Labels to take off from what comes; one without a value whatever its value is."""
@@ -176,6 +181,8 @@ class PushBuffer:
             if dict(external_labels) != self._external:
                 self._external = dict(external_labels)
                 self._verdicts.clear()
+                for selector, one in self._followed.items():
+                    one.asked = selector.as_read(self._external)
 
     def add(self, series: Sequence[RawSeries], now_ms: int, *, duplicates: int = 0) -> None:
         """Take in what one request held.
@@ -250,7 +257,7 @@ class PushBuffer:
         if is_own_output(labels.metric):
             return PushDrop.OWN_OUTPUT
         own = without(labels, self._external)
-        if any(selector.as_read(self._external).accepts(own) for selector in self._followed):
+        if any(one.asked.accepts(own) for one in self._followed.values()):
             return own
         return PushDrop.UNMATCHED
 
@@ -273,11 +280,7 @@ class PushBuffer:
         return int(times[good][-1])
 
     def _new(self, labels: LabelSet) -> _Held:
-        wanting = [
-            one
-            for selector, one in self._followed.items()
-            if selector.as_read(self._external).accepts(labels)
-        ]
+        wanting = [one for one in self._followed.values() if one.asked.accepts(labels)]
         held = self._held[labels] = _Held(max(one.span_ms for one in wanting))
         for one in wanting:
             one.series[labels] = held

@@ -276,10 +276,6 @@ class FitQueue:
         groups = [members for group, members in self._groups.items() if group[0] == watch]
         return tuple(request for members in groups for request in members.values())
 
-    def waits(self, watch: str) -> int:
-        """How many series wait for a watch."""
-        return sum(len(members) for group, members in self._groups.items() if group[0] == watch)
-
     def _removed(self, watch: str, series: str) -> FitRequest:
         group = self._group_of.pop((watch, series))
         members = self._groups[group]

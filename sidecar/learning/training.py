@@ -216,8 +216,7 @@ class _Fitting(Generic[S]):
         if on.all():
             return state
         anew = self._anew(t_ms, y[rows[~on]])
-        order = np.argsort(np.concatenate((np.flatnonzero(on), np.flatnonzero(~on))))
-        return take(concat([state, anew]), order)
+        return _joined([state, anew], [np.flatnonzero(on), np.flatnonzero(~on)])
 
     def _anew(self, t_ms: TimeArray, y: FloatArray) -> S:
         """Fitted from scratch, each series on the instants since it began.
@@ -226,15 +225,18 @@ class _Fitting(Generic[S]):
         which the few values are outliers: its band would be far too narrow.
         """
         lengths = _since_begun(y, self.model.min_instants)
-        parts, order = [], []
+        parts, places = [], []
         for length in sorted(set(lengths.tolist())):
             rows = np.flatnonzero(lengths == length)
             state = self.model.fit(t_ms[-length:], y[rows, -length:])
             parts.append(_whole(self.model, state, len(rows)))
-            order.append(rows)
-        if len(parts) == 1:
-            return parts[0]
-        return take(concat(parts), np.argsort(np.concatenate(order)))
+            places.append(rows)
+        return parts[0] if len(parts) == 1 else _joined(parts, places)
+
+
+def _joined(parts: list[S], places: list[NDArray[np.int64]]) -> S:
+    """States of some rows each, at ``places`` of the whole, as one state in the whole's order."""
+    return take(concat(parts), np.argsort(np.concatenate(places)))
 
 
 def _since_begun(y: FloatArray, least: int) -> NDArray[np.int64]:

@@ -271,7 +271,7 @@ def _sums_about(y: FloatArray, anchor: FloatArray) -> tuple[FloatArray, FloatArr
     for at in range(0, len(far), CHUNK):
         rows = far[at : at + CHUNK]
         centred = y[rows] - anchor[rows, None]
-        sums[rows, 3:] = centred @ line
+        sums[rows] = _sums_of_whole(centred, powers)
         square[rows] = np.vecdot(centred, centred)
     return sums, square
 

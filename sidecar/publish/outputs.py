@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidecar import names
+from sidecar.config import SentinelConfig, WatchConfig
 from sidecar.remote.writer import WriteBlock
 from sidecar.series import FloatArray, Forecast, LabelSet
 
@@ -47,6 +48,23 @@ class OutputRules:
     @property
     def shows_actual(self) -> bool:
         return self.transform != "none" if self.actual == "auto" else self.actual
+
+
+def output_rules(config: SentinelConfig, watch: WatchConfig) -> OutputRules:
+    """As configured; what the data tell (``transform``) is still to be learned."""
+    published = watch.published
+    return OutputRules(
+        metric=watch.output_metric,
+        horizon=watch.horizon,
+        steps=watch.steps,
+        bounds=config.emit_confidence_bounds,
+        expected=published.expected,
+        actual=published.actual,
+        anomaly_score=published.anomaly_score,
+        model_info=published.model_info,
+        version_label=published.version_label,
+        model=watch.model_name,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,6 +178,11 @@ def columns(rules: OutputRules) -> tuple[Column, ...]:
             chosen.append(Column(names.PREDICTED + names.LOWER, "lower", step))
             chosen.append(Column(names.PREDICTED + names.UPPER, "upper", step))
     return tuple(chosen)
+
+
+def sources_within(rules: OutputRules, output_series: int) -> int:
+    """How many sources need no more output series than that; one always may be published."""
+    return max(1, output_series // len(columns(rules)))
 
 
 def plan_outputs(

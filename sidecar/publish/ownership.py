@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sidecar.config import WatchConfig
 from sidecar.series import LabelSet, Selector
 
 
@@ -42,6 +43,14 @@ class Ownership:
             tuple(earlier for earlier in claims[:index] if earlier.metric == claim.metric)
             for index, claim in enumerate(claims)
         )
+
+    @classmethod
+    def among(
+        cls, watches: Sequence[WatchConfig], external_labels: Callable[[], Mapping[str, str]]
+    ) -> "Ownership":
+        """Of the watches of a configuration."""
+        claims = [Claim(one.selector, one.output_metric, one.horizon_ms) for one in watches]
+        return cls(claims, external_labels)
 
     def of(
         self, watch: int, labels: Sequence[LabelSet]

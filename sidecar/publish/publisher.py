@@ -15,10 +15,10 @@ from sidecar.publish.outputs import (
     InstantOutcome,
     OutputPlan,
     OutputRules,
-    columns,
     due_blocks,
     output_labels,
     plan_outputs,
+    sources_within,
 )
 from sidecar.publish.paths import ForecastPaths, OutputPaths, Staged
 from sidecar.remote.writer import WriteBlock
@@ -141,8 +141,8 @@ class WatchPublisher:
         self._gauge_rules = replace(self._gauge_rules, transform=transform)
 
     def sources_within(self, output_series: int) -> int:
-        """How many sources need no more output series than that; one always may be published."""
-        return max(1, output_series // len(columns(self._outputs)))
+        """How many sources need no more output series than that."""
+        return sources_within(self._outputs, output_series)
 
     def owned_as(self, owns: Owns) -> None:
         """Learn who owns what now that other watches came or went, as the next cycle will say; what

@@ -8,8 +8,8 @@ from typing import Any
 
 from sidecar.config import SentinelConfig, WatchConfig
 from sidecar.publish.exposition import GaugeRules
-from sidecar.publish.outputs import OutputRules
-from sidecar.publish.ownership import Claim, Ownership
+from sidecar.publish.outputs import output_rules
+from sidecar.publish.ownership import Ownership
 from sidecar.publish.paths import ForecastPaths
 from sidecar.publish.publisher import Owns, Sink, WatchPublisher
 from sidecar.watches.ports import Ports
@@ -45,7 +45,7 @@ class Fleet:
         self._spawn = spawn
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._exchanging = asyncio.Lock()
-        ownership = self._ownership(config.watches)
+        ownership = Ownership.among(config.watches, ports.external_labels)
         self.watches = [
             self._built(config, watch, partial(ownership.of, place))
             for place, watch in enumerate(config.watches)
@@ -83,7 +83,7 @@ class Fleet:
             and self._config.emit_confidence_bounds == config.emit_confidence_bounds
         }
         now = {watch.id for watch in config.watches}
-        ownership = self._ownership(config.watches)
+        ownership = Ownership.among(config.watches, self._ports.external_labels)
         owners = [partial(ownership.of, place) for place in range(len(config.watches))]
         # All that may fail comes before anything is ended.
         watches = [
@@ -111,16 +111,10 @@ class Fleet:
         await asyncio.to_thread(watch.close)
         await watch.leave(for_good=for_good)
 
-    def _ownership(self, watches: Sequence[WatchConfig]) -> Ownership:
-        return Ownership(
-            [Claim(watch.selector, watch.output_metric, watch.horizon_ms) for watch in watches],
-            self._ports.external_labels,
-        )
-
     def _built(self, config: SentinelConfig, watch: WatchConfig, owns: Owns) -> Watch:
         publisher = WatchPublisher(
             watch.id,
-            _output_rules(config, watch),
+            output_rules(config, watch),
             GaugeRules(watch.output_metric, watch.horizon, config.emit_confidence_bounds),
             watch.horizon_steps,
             owns,
@@ -129,19 +123,3 @@ class Fleet:
             config.publish.exposition_max_series,
         )
         return Watch(watch, publisher, self._ports, config.timezone)
-
-
-def _output_rules(config: SentinelConfig, watch: WatchConfig) -> OutputRules:
-    published = watch.published
-    return OutputRules(
-        metric=watch.output_metric,
-        horizon=watch.horizon,
-        steps=watch.steps,
-        bounds=config.emit_confidence_bounds,
-        expected=published.expected,
-        actual=published.actual,
-        anomaly_score=published.anomaly_score,
-        model_info=published.model_info,
-        version_label=published.version_label,
-        model=watch.model_name,
-    )

@@ -263,10 +263,9 @@ class Trainer:
 
     def _forget_gone(self, trainee: Trainee) -> None:
         """Forget the fits of series that went: there are some where more wait than are known."""
-        labels = trainee.learned.labels
-        if self._queue.waits(trainee.watch_id) > len(labels):
+        labels, waiting = trainee.learned.labels, self._queue.waiting(trainee.watch_id)
+        if len(waiting) > len(labels):
             alive = {one.key for one in labels}
-            waiting = self._queue.waiting(trainee.watch_id)
             gone = [one.series for one in waiting if one.series not in alive]
             self._queue.drop(trainee.watch_id, gone)
 

@@ -14,6 +14,7 @@ from sidecar.config import SentinelConfig, WatchConfig
 from sidecar.learning.schedule import Mode, Trigger
 from sidecar.learning.store import VersionStore
 from sidecar.publish.exposition import GaugeRules
+from sidecar.publish.outputs import output_rules
 from sidecar.publish.paths import ForecastPaths
 from sidecar.publish.publisher import WatchPublisher
 from sidecar.remote.writer import WriteBlock
@@ -26,7 +27,7 @@ from sidecar.watches.watching import MOST_INSTANTS, Watch
 from tests.unit.cycle.helpers import fitted, labels, sampled
 from tests.unit.cycle.test_past import Server
 from tests.unit.learning.stored import batch
-from tests.unit.publish.test_publisher import output_rules
+from tests.unit.publish.test_publisher import BOUNDED
 
 T = TypeVar("T")
 SECOND = 1_000
@@ -105,7 +106,7 @@ class World:
         """The watch as a new process makes it, with what the store keeps."""
         publisher = WatchPublisher(
             self.config.id,
-            output_rules(self.config),
+            output_rules(BOUNDED, self.config),
             GaugeRules("x", self.config.horizon, bounds=False),
             self.config.horizon_steps,
             lambda labels: (np.ones(len(labels), np.bool_), np.ones(len(labels), np.bool_)),

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from sidecar.config import SentinelConfig, WatchConfig
 from sidecar.publish.exposition import GaugeRules, Page, join
-from sidecar.publish.outputs import InstantOutcome, OutputRules
-from sidecar.publish.ownership import Claim, Ownership
+from sidecar.publish.outputs import InstantOutcome, output_rules
+from sidecar.publish.ownership import Ownership
 from sidecar.publish.paths import ForecastPaths
 from sidecar.publish.publisher import Publication, WatchPublisher
 from sidecar.remote.intake import WriteBlock
@@ -21,38 +21,22 @@ from sidecar.series import Forecast, LabelSet
 
 T = TypeVar("T")
 SOURCES = tuple(LabelSet.of({"__name__": "x", "instance": name}) for name in "ab")
+BOUNDED = SentinelConfig(emit_confidence_bounds=True)
 
 
 async def at_once(function: Callable[..., T], /, *arguments: object) -> T:
     return function(*arguments)
 
 
-def output_rules(watch: WatchConfig) -> OutputRules:
-    return OutputRules(
-        metric=watch.output_metric,
-        horizon=watch.horizon,
-        steps=watch.steps,
-        bounds=True,
-        expected=True,
-        actual="auto",
-        anomaly_score=True,
-        model_info=True,
-        version_label=False,
-        model=watch.model_name,
-    )
-
-
 def pages(watches: list[WatchConfig], *, gauge_limit: int = 2_000) -> list[Page]:
     """Each watch's page after one cycle in which it forecast the sources it selects."""
     config = SentinelConfig(watches=watches)
-    ownership = Ownership(
-        [Claim(one.selector, one.output_metric, one.horizon_ms) for one in config.watches]
-    )
+    ownership = Ownership.among(config.watches, dict)
     found = []
     for place, watch in enumerate(config.watches):
         publisher = WatchPublisher(
             watch.id,
-            output_rules(watch),
+            output_rules(BOUNDED, watch),
             GaugeRules(watch.output_metric, watch.horizon, bounds=True),
             watch.horizon_steps,
             partial(ownership.of, place),
@@ -118,11 +102,11 @@ class Sinking:
         self.ended += [(str(one), timestamp_ms) for one in labels]
 
 
-def _publisher(watch: WatchConfig, sink: Sinking) -> WatchPublisher:
-    ownership = Ownership([Claim(watch.selector, watch.output_metric, watch.horizon_ms)])
+def _publisher(watch: WatchConfig, sink: Sinking, *, version_label: bool = False) -> WatchPublisher:
+    ownership = Ownership.among([watch], dict)
     return WatchPublisher(
         watch.id,
-        output_rules(watch),
+        replace(output_rules(BOUNDED, watch), version_label=version_label),
         GaugeRules(watch.output_metric, watch.horizon, bounds=False),
         watch.horizon_steps,
         partial(ownership.of, 0),
@@ -132,11 +116,16 @@ def _publisher(watch: WatchConfig, sink: Sinking) -> WatchPublisher:
     )
 
 
-def _publication(watch: WatchConfig, at_ms: int) -> Publication:
-    path, one = np.ones((2, watch.horizon_steps)), np.ones(2)
-    forecast = Forecast(SOURCES, at_ms, watch.granularity_ms, path, path, path)
+def _publication(
+    watch: WatchConfig,
+    at_ms: int,
+    versions: tuple[int, ...] = (1, 1),
+    sources: tuple[LabelSet, ...] = SOURCES,
+) -> Publication:
+    path, one = np.ones((len(sources), watch.horizon_steps)), np.ones(len(sources))
+    forecast = Forecast(sources, at_ms, watch.granularity_ms, path, path, path)
     outcome = InstantOutcome(at_ms, one, one, one, one, one, forecast)
-    return Publication(SOURCES, np.ones(2, dtype=np.int64), (outcome,), ())
+    return Publication(sources, np.array(versions), (outcome,), ())
 
 
 def _owns_nothing(sources: Sequence[LabelSet]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -183,23 +172,9 @@ def test_what_named_a_version_ends_with_a_marker_when_another_one_serves(
 ) -> None:
     (watch,) = SentinelConfig(watches=[WatchConfig("x")]).watches
     sink = Sinking()
-    ownership = Ownership([Claim(watch.selector, watch.output_metric, watch.horizon_ms)])
-    publisher = WatchPublisher(
-        watch.id,
-        replace(output_rules(watch), version_label=version_label),
-        GaugeRules(watch.output_metric, watch.horizon, bounds=False),
-        watch.horizon_steps,
-        partial(ownership.of, 0),
-        [sink],
-        ForecastPaths(),
-        2_000,
-    )
-    path, one = np.ones((2, watch.horizon_steps)), np.ones(2)
+    publisher = _publisher(watch, sink, version_label=version_label)
     for at_ms, versions in ((60_000, (1, 1)), (120_000, (1, 1)), (180_000, (2, 1))):
-        forecast = Forecast(SOURCES, at_ms, watch.granularity_ms, path, path, path)
-        outcome = InstantOutcome(at_ms, one, one, one, one, one, forecast)
-        publication = Publication(SOURCES, np.array(versions), (outcome,), ())
-        asyncio.run(publisher.publish(publication, at_once))
+        asyncio.run(publisher.publish(_publication(watch, at_ms, versions), at_once))
     assert {at_ms for _, at_ms in sink.ended} == {180_000}
     names = [name for name, _ in sink.ended]
     assert all('instance="a"' in name and 'sentinel_version="v1"' in name for name in names)
@@ -218,11 +193,8 @@ def test_the_writer_is_told_which_labels_are_never_handed_over_again() -> None:
     publisher = _publisher(watch, sink)
     for minute, first in enumerate((0, 0, 1, 1), start=1):
         sources, at_ms = SOURCES[first:], minute * 60_000
-        path, one = np.ones((len(sources), watch.horizon_steps)), np.ones(len(sources))
-        forecast = Forecast(sources, at_ms, watch.granularity_ms, path, path, path)
-        outcome = InstantOutcome(at_ms, one, one, one, one, one, forecast)
-        publication = Publication(sources, np.ones(len(sources), dtype=np.int64), (outcome,), ())
-        asyncio.run(publisher.publish(publication, at_once))
+        found = _publication(watch, at_ms, (1,) * len(sources), sources)
+        asyncio.run(publisher.publish(found, at_once))
     by_instant = [[one for one in sink.blocks if one.timestamp_ms == m * 60_000] for m in range(5)]
     _, begun, same, other, still = by_instant
     assert [len(one) for one in (begun, same, other, still)] == [2] * 4
