@@ -38,6 +38,7 @@ from sidecar.watches.past import rows_of
 from sidecar.watches.ports import CycleNote, Ports
 from sidecar.watches.quality import Quality, quality_of
 from sidecar.watches.resume import as_fitted
+from sidecar.watches.rollbacks import record_rollbacks
 from sidecar.watches.snapshot import pack
 from sidecar.watches.wishes import FitWishes
 
@@ -316,7 +317,9 @@ class Watch:
             newest=until_ms == instant_ms,
         )
         self.known, self.latest, self.behind = known, result, until_ms < instant_ms
-        await self._record_rollbacks(result)
+        await record_rollbacks(
+            self._ports, self.watch_id, self.title, result.rolled_back, lambda: self._fitted
+        )
         outdone = await self._ports.in_thread(self.wishes.outdone, known)
         self.known = self.wishes.after_cycle(known, result, rules.drift, outdone)
         self._log(result)
@@ -413,51 +416,6 @@ class Watch:
                 self.known = await self._ports.in_thread(adopt, self.model, known, fitted)
             except ValueError as error:
                 log.warning("watch %s: a fit came too late: %s", self.title, error)
-
-    async def _record_rollbacks(self, result: Advance) -> None:
-        """Write down that promotions were undone because they turned out worse.
-
-        Where a newer version was recorded meanwhile and waits to serve, it has been replaced
-        already.
-        """
-        if not result.rolled_back:
-            return
-        async with self._ports.trainer.switching:
-            await self._switch_back(result)
-
-    async def _switch_back(self, result: Advance) -> None:
-        replaced = {
-            one
-            for fitted in self._fitted
-            for one, promoted in zip(fitted.labels, fitted.promoted, strict=True)
-            if promoted
-        }
-        back = [one for one in result.rolled_back if one[0] not in replaced]
-        if back:
-            labels, old, new = back[0]
-            others = f" (and so for {len(back) - 1} more series)" if len(back) > 1 else ""
-            log.warning(
-                "watch %s: v%d of %s did worse than v%d, which serves again%s",
-                self.title,
-                old,
-                labels,
-                new,
-                others,
-            )
-        for labels, _, new in back:
-            switch = partial(
-                self._ports.memory.rollback,
-                self.watch_id,
-                labels,
-                new,
-                at_ms=self._ports.now_ms(),
-                who="gate",
-                pin=False,
-            )
-            try:
-                await self._ports.in_thread(switch)
-            except StoreError as error:
-                log.warning("watch %s: the switch is not recorded: %s", self.title, error)
 
     # Telling
 
